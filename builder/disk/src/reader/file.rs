@@ -1,0 +1,289 @@
+//! A disk in a file that may come from a stranger.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags, SeekFrom as Find, open, seek};
+use rustix::io::Errno;
+
+use super::qcow2::Qcow2;
+use super::{FileRun, ReadAt, Run, checked_range};
+
+/// The largest disk that is opened, in bytes: 64 TiB. Headers of a few bytes
+/// can claim any size, and what reads the disk has work to do for each byte.
+pub const MAX_DISK_SIZE: u64 = 64 << 40;
+
+/// Why a file was not opened as a disk.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// The file cannot be read.
+    #[error("{}: {error}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        #[source]
+        error: io::Error,
+    },
+    /// The file is a disk of a kind that is not read, or not safe to read.
+    #[error("{}: {what}", .path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What it is or asks for, and what can be done.
+        what: String,
+    },
+    /// The file breaks the rules of its format.
+    #[error("{}: damaged {format}: {reason}", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The format's name.
+        format: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// How the bytes of a disk lie in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskFormat {
+    /// As they are.
+    Raw,
+    /// qcow2, version 2 or 3.
+    Qcow2,
+}
+
+impl DiskFormat {
+    /// The format's usual name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// A raw or qcow2 disk, to be read.
+///
+/// Nothing but the file itself is ever opened: a qcow2 that names another
+/// file is refused, whatever it is. Memory is bounded whatever its tables say.
+#[derive(Debug)]
+pub struct DiskFile {
+    image: Image,
+}
+
+#[derive(Debug)]
+enum Image {
+    Raw(RawFile),
+    Qcow2(Box<Qcow2>),
+}
+
+/// Opens the disk in the file or block device `path`, of the format that its
+/// first bytes show; raw if they show none.
+///
+/// # Errors
+/// See [`DiskError`].
+pub fn open_disk(path: &Path) -> Result<DiskFile, DiskError> {
+    let raw = RawFile::open(path)?;
+    let format = raw.probe()?;
+    DiskFile::new(raw, format)
+}
+
+/// Opens the disk in `path` as one of `format`, whatever it looks like.
+///
+/// # Errors
+/// See [`DiskError`].
+pub fn open_disk_as(path: &Path, format: DiskFormat) -> Result<DiskFile, DiskError> {
+    DiskFile::new(RawFile::open(path)?, format)
+}
+
+impl DiskFile {
+    fn new(raw: RawFile, format: DiskFormat) -> Result<Self, DiskError> {
+        let image = match format {
+            DiskFormat::Raw => Image::Raw(raw),
+            DiskFormat::Qcow2 => Image::Qcow2(Box::new(Qcow2::open(raw)?)),
+        };
+        let disk = Self { image };
+        if disk.size() > MAX_DISK_SIZE {
+            return Err(DiskError::Unsupported {
+                path: disk.raw().path.clone(),
+                what: format!(
+                    "a disk of {} bytes; the limit is {MAX_DISK_SIZE}",
+                    disk.size()
+                ),
+            });
+        }
+        Ok(disk)
+    }
+
+    /// The format of the file.
+    pub fn format(&self) -> DiskFormat {
+        match &self.image {
+            Image::Raw(_) => DiskFormat::Raw,
+            Image::Qcow2(_) => DiskFormat::Qcow2,
+        }
+    }
+
+    /// The file's path, as it was opened.
+    pub fn path(&self) -> &Path {
+        &self.raw().path
+    }
+
+    /// Length of the file in bytes.
+    pub fn file_len(&self) -> u64 {
+        self.raw().len
+    }
+
+    fn raw(&self) -> &RawFile {
+        match &self.image {
+            Image::Raw(raw) => raw,
+            Image::Qcow2(qcow2) => qcow2.file(),
+        }
+    }
+
+    fn disk(&self) -> &dyn ReadAt {
+        match &self.image {
+            Image::Raw(raw) => raw,
+            Image::Qcow2(qcow2) => &**qcow2,
+        }
+    }
+}
+
+impl ReadAt for DiskFile {
+    fn size(&self) -> u64 {
+        self.disk().size()
+    }
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.disk().read_exact_at(offset, buf)
+    }
+    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        self.disk().next_data(from)
+    }
+    fn next_run(&self, range: Range<u64>) -> io::Result<Run> {
+        self.disk().next_run(range)
+    }
+}
+
+/// A file's bytes as they are.
+#[derive(Debug)]
+pub(super) struct RawFile {
+    file: Arc<File>,
+    path: PathBuf,
+    len: u64,
+}
+
+impl RawFile {
+    fn open(path: &Path) -> Result<Self, DiskError> {
+        let io = |error| DiskError::Io {
+            path: path.into(),
+            error,
+        };
+        // NONBLOCK, so that a fifo does not hang us before it is refused.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let mut file: File = open(path, flags, Mode::empty())
+            .map_err(|e| io(e.into()))?
+            .into();
+        let kind = file.metadata().map_err(io)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(DiskError::Unsupported {
+                path: path.into(),
+                what: "a disk is a file or a block device, and this is neither".into(),
+            });
+        }
+        let len = file.seek(SeekFrom::End(0)).map_err(io)?;
+        Ok(Self {
+            file: Arc::new(file),
+            path: path.into(),
+            len,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// The format that the first bytes show.
+    fn probe(&self) -> Result<DiskFormat, DiskError> {
+        /// Formats that nobody means when they say raw disk.
+        const FOREIGN: [(usize, &[u8], &str); 10] = [
+            (0, b"KDMV", "a VMDK"),
+            (0, b"# Disk DescriptorFile", "the descriptor of a VMDK"),
+            (0, b"vhdxfile", "a VHDX"),
+            (0, b"conectix", "a VHD"),
+            (0, b"QED\0", "a QED disk"),
+            (64, b"\x7f\x10\xda\xbe", "a VDI"),
+            (0, b"\x1f\x8b\x08", "compressed with gzip"),
+            (0, b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+            (0, b"\xfd7zXZ\0", "compressed with xz"),
+            (0, b"BZh", "compressed with bzip2"),
+        ];
+        let mut head = [0; 512];
+        let n = self.len.min(head.len() as u64) as usize;
+        let (head, _) = head.split_at_mut(n);
+        self.read_exact_at(0, head).map_err(|error| DiskError::Io {
+            path: self.path.clone(),
+            error,
+        })?;
+        if head.starts_with(&super::qcow2::MAGIC) {
+            return Ok(DiskFormat::Qcow2);
+        }
+        for (at, magic, name) in FOREIGN {
+            if head.get(at..).is_some_and(|h| h.starts_with(magic)) {
+                return Err(DiskError::Unsupported {
+                    path: self.path.clone(),
+                    what: format!("it is {name}; convert it to raw or qcow2 first"),
+                });
+            }
+        }
+        Ok(DiskFormat::Raw)
+    }
+}
+
+impl ReadAt for RawFile {
+    fn size(&self) -> u64 {
+        self.len
+    }
+
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        checked_range(offset, buf.len(), self.len)?;
+        self.file
+            .read_exact_at(buf, offset)
+            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", self.path.display())))
+    }
+
+    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        if from >= self.len {
+            return Ok(None);
+        }
+        let start = match seek(&self.file, Find::Data(from)) {
+            Ok(start) if start < self.len => start.max(from),
+            Ok(_) | Err(Errno::NXIO) => return Ok(None),
+            // A device or a file system that does not tell.
+            Err(_) => return Ok(Some(from..self.len)),
+        };
+        let end = seek(&self.file, Find::Hole(start)).map_or(self.len, |end| end.min(self.len));
+        Ok(Some(start..end.max(start + 1)))
+    }
+
+    fn next_run(&self, range: Range<u64>) -> io::Result<Run> {
+        Ok(Run::File(FileRun {
+            file: Arc::clone(&self.file),
+            offset: range.start,
+            len: range.end - range.start,
+            source: None,
+        }))
+    }
+}

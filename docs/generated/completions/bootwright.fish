@@ -1,0 +1,130 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_bootwright_global_optspecs
+    string join \n h/help V/version
+end
+
+function __fish_bootwright_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_bootwright_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_bootwright_using_subcommand
+    set -l cmd (__fish_bootwright_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c bootwright -n "__fish_bootwright_needs_command" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_needs_command" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "build" -d 'Build a bootable disk from a container image'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "inspect" -d 'Show what an image or a disk holds'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "cache" -d 'Look after the store of layers'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "completion" -d 'Print a completion script for a shell'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -s o -l output -d 'Write the disk to FILE or block device, or to standard output with -' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -s f -l format -d 'Disk format [default: by the output\'s extension, else raw]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l compress -d 'Compress the disk (qcow2)' -r -f -a "none\t'Not compressed'
+zlib\t'deflate; every reader of the format knows it'
+zstd\t'zstd; smaller and much quicker, needs QEMU 5.1'"
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l size -d 'Size of the disk [default: content and --free]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l free -d 'Free space to leave in the root file system' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l boot -d 'How the firmware finds the kernel' -r -f -a "auto\t'By what the image carries'
+uki\t'A unified kernel image; needs a stub'
+bls\t'systemd-boot and a boot loader entry'
+none\t'No boot loader; boots with bootwright\'s launcher only'"
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l karg -d 'Add to the kernel command line (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l karg-delete -d 'Take an argument of the image or the defaults off the kernel command line (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l stub -d 'UKI stub to use instead of the image\'s' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l loader -d 'Boot loader (EFI binary) to use instead of the image\'s systemd-boot' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l esp-size -d 'Size of the EFI system partition [default: 512M, or more if its files need it]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l hostname -d 'Set the host name' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l ssh-key -d 'Let the public key in FILE log in: as the --user, or else as root (repeatable)' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l user -d 'Add a user who may use sudo (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l root-password-file -d 'Set root\'s password to the first line of FILE: plain, or a crypt(5) hash' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l file -d 'Copy a file or directory of the host into the image (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l platform -d 'Take the image for this platform from a multi-platform image [default: the host\'s]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l max-entries -d 'Refuse images with more entries in their layers than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l max-layer-size -d 'Refuse layers that unpack to more than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l tls-verify -d 'Require HTTPS and verify certificates; =false also allows plain HTTP' -r -f -a "true\t''
+false\t''"
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l cert-dir -d 'Use the certificates in DIR: *.crt to trust, *.cert with *.key to show' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l authfile -d 'Read registry credentials from FILE [default: those of podman, then docker]' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l creds -d 'Credentials for the registry' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l parallel -d 'How many layers to fetch at once' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l retries -d 'How often to try again after a network error or when the registry is busy' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l store -d 'Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l force -d 'Replace an existing output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l no-sync -d 'Do not wait until the disk is on stable storage; quicker, not for crashes of the machine'
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l json -d 'Print the result as JSON on standard output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -s q -l quiet -d 'Print nothing but errors and the result'
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l platform -d 'Take the image for this platform from a multi-platform image [default: the host\'s]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l max-entries -d 'Refuse images with more entries in their layers than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l max-layer-size -d 'Refuse layers that unpack to more than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l tls-verify -d 'Require HTTPS and verify certificates; =false also allows plain HTTP' -r -f -a "true\t''
+false\t''"
+complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l cert-dir -d 'Use the certificates in DIR: *.crt to trust, *.cert with *.key to show' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l authfile -d 'Read registry credentials from FILE [default: those of podman, then docker]' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l creds -d 'Credentials for the registry' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l parallel -d 'How many layers to fetch at once' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l retries -d 'How often to try again after a network error or when the registry is busy' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l store -d 'Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l json -d 'Print the result as JSON on standard output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -s q -l quiet -d 'Print nothing but errors and the result'
+complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and not __fish_seen_subcommand_from ls list prune verify help" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and not __fish_seen_subcommand_from ls list prune verify help" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and not __fish_seen_subcommand_from ls list prune verify help" -f -a "ls" -d 'List the layers in the store'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and not __fish_seen_subcommand_from ls list prune verify help" -f -a "list" -d 'List the layers in the store'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and not __fish_seen_subcommand_from ls list prune verify help" -f -a "prune" -d 'Remove layers from the store'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and not __fish_seen_subcommand_from ls list prune verify help" -f -a "verify" -d 'Read every layer in the store and check it against its sums'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and not __fish_seen_subcommand_from ls list prune verify help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from ls" -l store -d 'Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from ls" -l json -d 'Print the result as JSON on standard output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from ls" -s q -l quiet -d 'Print nothing but errors and the result'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from ls" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from ls" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from list" -l store -d 'Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from list" -l json -d 'Print the result as JSON on standard output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Print nothing but errors and the result'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from list" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from prune" -l store -d 'Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from prune" -l older-than -d 'Remove only layers not used for this long (s, m, h, d, w)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from prune" -l keep -d 'Remove the least recently used layers until the store is no larger than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from prune" -l dry-run -d 'Say what would be removed, remove nothing'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from prune" -l json -d 'Print the result as JSON on standard output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from prune" -s q -l quiet -d 'Print nothing but errors and the result'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from prune" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from prune" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from verify" -l store -d 'Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from verify" -l json -d 'Print the result as JSON on standard output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from verify" -s q -l quiet -d 'Print nothing but errors and the result'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from verify" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from verify" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from help" -f -a "ls" -d 'List the layers in the store'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from help" -f -a "prune" -d 'Remove layers from the store'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from help" -f -a "verify" -d 'Read every layer in the store and check it against its sums'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c bootwright -n "__fish_bootwright_using_subcommand completion" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand completion" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect cache completion help" -f -a "build" -d 'Build a bootable disk from a container image'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect cache completion help" -f -a "inspect" -d 'Show what an image or a disk holds'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect cache completion help" -f -a "cache" -d 'Look after the store of layers'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect cache completion help" -f -a "completion" -d 'Print a completion script for a shell'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect cache completion help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "ls" -d 'List the layers in the store'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "prune" -d 'Remove layers from the store'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "verify" -d 'Read every layer in the store and check it against its sums'

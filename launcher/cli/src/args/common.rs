@@ -1,0 +1,82 @@
+//! Arguments that several commands share.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, builder::BoolishValueParser};
+
+use super::ByteSize;
+
+/// Where layers are kept.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Store")]
+pub struct StoreArgs {
+    /// Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]
+    #[arg(long, value_name = "DIR", env = "BOOTWRIGHT_STORE", value_hint = clap::ValueHint::DirPath)]
+    pub store: Option<PathBuf>,
+}
+
+/// How results are told.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// Print the result as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing but errors and the result
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// How registries are reached.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Registry")]
+pub struct RegistryArgs {
+    /// Require HTTPS and verify certificates; =false also allows plain HTTP
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value = "true",
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        action = ArgAction::Set,
+        value_parser = BoolishValueParser::new()
+    )]
+    pub tls_verify: bool,
+    /// Use the certificates in DIR: *.crt to trust, *.cert with *.key to show
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub cert_dir: Option<PathBuf>,
+    /// Read registry credentials from FILE [default: those of podman, then docker]
+    #[arg(long, value_name = "FILE", env = "REGISTRY_AUTH_FILE", value_hint = clap::ValueHint::FilePath)]
+    pub authfile: Option<PathBuf>,
+    /// Credentials for the registry
+    #[arg(long, value_name = "USER[:PASSWORD]")]
+    pub creds: Option<String>,
+    /// How many layers to fetch at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub parallel: u32,
+    /// How often to try again after a network error or when the registry is busy
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub retries: u32,
+}
+
+/// Which image, from where, and how much of it to bear.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Image")]
+pub struct ImageArgs {
+    /// Take the image for this platform from a multi-platform image [default: the host's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
+    /// Refuse images with more entries in their layers than this
+    #[arg(long, value_name = "N", default_value_t = 5_000_000)]
+    pub max_entries: u64,
+    /// Refuse layers that unpack to more than this
+    #[arg(long, value_name = "SIZE", default_value = "64G")]
+    pub max_layer_size: ByteSize,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub registry: RegistryArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgs,
+}

@@ -1,0 +1,110 @@
+//! The command line: what can be asked, as clap sees it.
+
+mod build;
+mod common;
+mod size;
+
+pub use build::{BootArgs, BootMode, BuildArgs, Compression, CustomizeArgs};
+pub use common::{ImageArgs, OutputArgs, RegistryArgs, StoreArgs};
+pub use size::ByteSize;
+
+use clap::{Parser, Subcommand};
+
+/// Boots container images: builds disks from them without root.
+#[derive(Debug, Parser)]
+#[command(name = "bootwright", version, max_term_width = 100)]
+#[command(
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build a bootable disk from a container image
+    Build(Box<BuildArgs>),
+    /// Show what an image or a disk holds
+    Inspect(Box<InspectArgs>),
+    /// Look after the store of layers
+    Cache(CacheArgs),
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `bootwright inspect`.
+#[derive(Debug, clap::Args)]
+pub struct InspectArgs {
+    /// Image reference, or a disk file (raw or qcow2)
+    #[arg(value_name = "IMAGE|DISK")]
+    pub target: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub image: ImageArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: OutputArgs,
+}
+
+/// `bootwright cache`.
+#[derive(Debug, clap::Args)]
+pub struct CacheArgs {
+    /// What to do with the store.
+    #[command(subcommand)]
+    pub command: CacheCommand,
+}
+
+/// The commands of `bootwright cache`.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// List the layers in the store
+    #[command(visible_alias = "list")]
+    Ls {
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        store: StoreArgs,
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        output: OutputArgs,
+    },
+    /// Remove layers from the store
+    ///
+    /// Without a condition all layers that no running command uses are
+    /// removed; the next build fetches what it needs again.
+    Prune {
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        store: StoreArgs,
+        /// Remove only layers not used for this long (s, m, h, d, w)
+        #[arg(long, value_name = "DURATION", value_parser = size::duration)]
+        older_than: Option<std::time::Duration>,
+        /// Remove the least recently used layers until the store is no larger than this
+        #[arg(long, value_name = "SIZE", conflicts_with = "older_than")]
+        keep: Option<ByteSize>,
+        /// Say what would be removed, remove nothing
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        output: OutputArgs,
+    },
+    /// Read every layer in the store and check it against its sums
+    ///
+    /// Damaged layers are removed, so that the next build fetches them again.
+    Verify {
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        store: StoreArgs,
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        output: OutputArgs,
+    },
+}

@@ -1,0 +1,179 @@
+//! `bootwright build`: an image becomes a disk.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow, bail};
+use bootwright_disk::SourceReader;
+use bootwright_disk::reader::{PlanReader, ReadAt as _, data_len};
+use bootwright_disk::sink::{self, Format, Target};
+use bootwright_rootfs::assemble::{self, Disk, Size};
+use bootwright_rootfs::boot;
+use serde::Serialize;
+
+use crate::args::{BootArgs, BootMode, BuildArgs, ByteSize, Compression};
+use crate::image::{self, ImageReport, Loaded};
+use crate::interrupt::Interrupt;
+use crate::progress::Messages;
+use crate::report::{self, BootReport, Lines, Partition, PlanReport, Timings};
+
+/// Largest EFI binary taken from the host, in bytes.
+const MAX_EFI: u64 = 16 << 20;
+
+/// What was built, for `--json`.
+#[derive(Debug, Serialize)]
+struct Report {
+    output: String,
+    format: &'static str,
+    /// Size of the disk as the machine sees it.
+    size: u64,
+    /// Length of the file.
+    file_size: u64,
+    image: ImageReport,
+    boot: BootReport,
+    partitions: Vec<Partition>,
+    plan: PlanReport,
+    warnings: Vec<String>,
+    timings_ms: Timings,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let messages = Messages::new(args.output_args.quiet);
+    let mut timings = Timings::start();
+    let format = format(args)?;
+    let target = Target::from_path(&args.output)?;
+    if args.output_args.json && args.output == Path::new("-") {
+        bail!("--json and -o - would both write to standard output; choose one");
+    }
+    if !args.force && fs::metadata(&args.output).is_ok_and(|m| m.is_file()) {
+        // Said again by the sink, but there after all the work.
+        bail!(
+            "{} exists; give --force to replace it",
+            args.output.display()
+        );
+    }
+
+    let mut loaded = image::load(
+        &args.image,
+        &args.image_args,
+        &messages,
+        interrupt,
+        &mut timings,
+    )?;
+    let disk = plan(&mut loaded, args)?;
+    timings.end("plan");
+    let mut warnings = loaded.tree.warnings().to_vec();
+    warnings.extend(disk.warnings.iter().cloned());
+    warnings.iter().for_each(|w| messages.warn(w));
+
+    let partitions = report::partitions(&disk);
+    let plan_report = PlanReport::from(&disk.plan);
+    let boot = BootReport::from(&disk.boot);
+    let reader = PlanReader::new(disk.plan);
+    let task = messages.task(
+        &format!("disk {}", args.output.display()),
+        data_len(&reader)?,
+    );
+    let written = sink::write(
+        &reader,
+        target,
+        format,
+        &sink::Options {
+            force: args.force,
+            sync: !args.no_sync,
+            compression: match args.compress {
+                Compression::None => sink::Compression::None,
+                Compression::Zlib => sink::Compression::Zlib,
+                Compression::Zstd => sink::Compression::Zstd,
+            },
+            ..sink::Options::default()
+        },
+        &|bytes| task.advance(bytes),
+        interrupt.flag(),
+    )?;
+    task.finish();
+    timings.end("write");
+
+    let report = Report {
+        output: args.output.display().to_string(),
+        format: format.name(),
+        size: reader.size(),
+        file_size: written.length,
+        image: loaded.report,
+        boot,
+        partitions,
+        plan: plan_report,
+        warnings,
+        timings_ms: timings,
+    };
+    if args.output_args.json {
+        return super::print_json(&report);
+    }
+    let mut lines = Lines::default();
+    lines.add("Disk", &report.output);
+    lines.add("Format", report.format);
+    lines.size("Size", report.size);
+    lines.add("Image", &report.image.reference);
+    if let Some(digest) = &report.image.digest {
+        lines.indented(1, "digest", digest);
+    }
+    lines.boot(&report.boot);
+    lines.partitions(&report.partitions);
+    messages.note(lines.text().trim_end());
+    Ok(())
+}
+
+/// Customises the tree and plans the disk.
+pub(crate) fn plan(loaded: &mut Loaded, args: &BuildArgs) -> anyhow::Result<Disk> {
+    let parsed = super::customize::parse(&args.customize, loaded)?;
+    parsed.customization.apply(&mut loaded.tree)?;
+    let reader = SourceReader::new(loaded.tree.sources().to_vec());
+    let options = assemble::Options {
+        architecture: loaded.architecture,
+        identity: loaded.identity.clone(),
+        time: loaded.time,
+        size: match args.size {
+            Some(ByteSize(bytes)) => Size::Disk(bytes),
+            None => Size::Free(args.free.0),
+        },
+        esp_size: args.boot.esp_size.map(|size| size.0),
+        mode: mode(&args.boot),
+        kargs: args.boot.kargs.clone(),
+        delete_kargs: args.boot.karg_deletes.clone(),
+        stub: args.boot.stub.as_deref().map(given).transpose()?,
+        loader: args.boot.loader.as_deref().map(given).transpose()?,
+        variant: parsed.canonical,
+    };
+    Ok(assemble::assemble(&loaded.tree, &reader, &options)?)
+}
+
+fn mode(args: &BootArgs) -> boot::Mode {
+    match args.boot {
+        BootMode::Auto => boot::Mode::Auto,
+        BootMode::Uki => boot::Mode::Uki,
+        BootMode::Bls => boot::Mode::Bls,
+        BootMode::None => boot::Mode::None,
+    }
+}
+
+fn given(path: &Path) -> anyhow::Result<boot::Given> {
+    let bytes = super::read_limited(path, MAX_EFI)?;
+    Ok(boot::Given {
+        path: path.display().to_string(),
+        bytes: bytes.into(),
+    })
+}
+
+/// The format asked for, or the one that the output's name suggests.
+fn format(args: &BuildArgs) -> anyhow::Result<Format> {
+    let format = match &args.format {
+        Some(name) => name.parse()?,
+        None => Format::from_path(&args.output).unwrap_or(Format::Raw),
+    };
+    if args.compress != Compression::None && format != Format::Qcow2 {
+        return Err(anyhow!("{} disks are not compressed", format.name()))
+            .context("--compress needs --format qcow2");
+    }
+    Ok(format)
+}

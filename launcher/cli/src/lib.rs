@@ -1,0 +1,56 @@
+//! The `bootwright` command as a library: arguments in, exit status out.
+//!
+//! [`args`] says what can be asked; each of the commands wires the library
+//! crates together. Results go to standard output, everything else to
+//! standard error.
+
+pub mod args;
+mod commands;
+mod image;
+mod interrupt;
+mod progress;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command};
+
+/// The status of a command that a signal ended, as shells count.
+const INTERRUPTED: u8 = 130;
+
+/// The whole command line, for completions and man pages.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs the command that the process's arguments ask for.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let interrupt = match interrupt::Interrupt::install() {
+        Ok(interrupt) => interrupt,
+        Err(error) => {
+            eprintln!("bootwright: cannot catch signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = match cli.command {
+        Command::Build(args) => commands::build::run(&args, &interrupt),
+        Command::Inspect(args) => commands::inspect::run(&args, &interrupt),
+        Command::Cache(args) => commands::cache::run(&args.command),
+        Command::Completion { shell } => commands::completion(shell),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) if interrupt.raised() => {
+            eprintln!("bootwright: interrupted");
+            ExitCode::from(INTERRUPTED)
+        }
+        Err(error) if commands::is_broken_pipe(&error) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bootwright: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The `bootwright` command.
+
+fn main() -> std::process::ExitCode {
+    bootwright::main()
+}

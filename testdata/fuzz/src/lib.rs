@@ -1,0 +1,47 @@
+//! What several fuzz targets need.
+
+use std::io::{self, Read, Seek, SeekFrom};
+
+/// A disk of `len` bytes that starts with `head` and has only zeros after it,
+/// so that inputs stay small where formats ask for megabytes.
+#[derive(Debug, Clone)]
+pub struct Disk<'a> {
+    head: &'a [u8],
+    len: u64,
+    pos: u64,
+}
+
+impl<'a> Disk<'a> {
+    /// A disk of `len` bytes, or as many as `head` has.
+    pub fn new(head: &'a [u8], len: u64) -> Self {
+        let len = len.max(head.len() as u64);
+        Self { head, len, pos: 0 }
+    }
+}
+
+impl Read for Disk<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.len.saturating_sub(self.pos)).unwrap_or(usize::MAX);
+        let len = buf.len().min(left);
+        let buf = &mut buf[..len];
+        let from = usize::try_from(self.pos).unwrap_or(usize::MAX);
+        let head = self.head.get(from..).unwrap_or_default();
+        let known = head.len().min(len);
+        buf[..known].copy_from_slice(&head[..known]);
+        buf[known..].fill(0);
+        self.pos += len as u64;
+        Ok(len)
+    }
+}
+
+impl Seek for Disk<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let pos = match to {
+            SeekFrom::Start(pos) => Some(pos),
+            SeekFrom::End(by) => self.len.checked_add_signed(by),
+            SeekFrom::Current(by) => self.pos.checked_add_signed(by),
+        };
+        self.pos = pos.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.pos)
+    }
+}

@@ -1,0 +1,81 @@
+//! The project's own chores: `cargo xtask help`.
+//!
+//! Each command installs what it needs, works in `target/xtask`, and leaves
+//! nothing running and nothing mounted behind, also when it is interrupted.
+
+mod bench;
+mod book;
+mod boot;
+mod demo;
+mod generate;
+mod image;
+mod paths;
+mod proc;
+mod referees;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about, disable_help_flag = false)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install the Debian packages that the other commands use (as root)
+    Setup,
+    /// Build the demo's container image from Debian packages
+    Image,
+    /// Build an image, make a disk of it as an ordinary user, and boot it
+    Demo,
+    /// Run all tests, or the given parts of them
+    Test {
+        /// Parts to run, in this order
+        #[arg(value_enum)]
+        parts: Vec<test::Part>,
+        /// Install nothing
+        #[arg(long)]
+        no_setup: bool,
+    },
+    /// Measure speed and memory
+    Bench(bench::Options),
+    /// Write the man pages and completions that are kept in the repository
+    Generate {
+        /// Write nothing; fail if a file would change
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", proc::explained(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    proc::catch_signals()?;
+    match command {
+        Command::Setup => setup::packages(setup::Purpose::ALL),
+        Command::Image => {
+            setup::packages(&[setup::Purpose::Image])?;
+            println!("{}", image::debian()?.reference);
+            Ok(())
+        }
+        Command::Demo => demo::run(),
+        Command::Test { parts, no_setup } => test::run(&parts, !no_setup),
+        Command::Bench(options) => bench::run(&options),
+        Command::Generate { check } => generate::run(check),
+    }
+}

@@ -1,0 +1,101 @@
+//! Installing the Debian packages that the chores use.
+
+use anyhow::{Result, bail};
+use xshell::{Shell, cmd};
+
+use crate::proc;
+
+/// What packages are wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Making images.
+    Image,
+    /// Booting disks.
+    Boot,
+    /// Checking what was written with the programs that own the formats.
+    Referees,
+    /// Comparing with other programs.
+    Bench,
+}
+
+impl Purpose {
+    /// All of them.
+    pub(crate) const ALL: &[Self] = &[Self::Image, Self::Boot, Self::Referees, Self::Bench];
+
+    fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Image => &[
+                "buildah",
+                "ca-certificates",
+                "debian-archive-keyring",
+                "mmdebstrap",
+            ],
+            Self::Boot => &["openssh-client", "ovmf", "qemu-system-x86", "qemu-utils"],
+            Self::Referees => &[
+                "acl",
+                "apache2-utils",
+                "attr",
+                "binutils",
+                "docker-registry",
+                "dosfstools",
+                "e2fsprogs",
+                "fdisk",
+                "gdisk",
+                "libarchive-tools",
+                "libcap2-bin",
+                "mtools",
+                "openssl",
+                "podman",
+                "python3",
+                "qemu-utils",
+                "sbsigntool",
+                "skopeo",
+                "systemd-boot-efi",
+                "umoci",
+                "zstd",
+            ],
+            Self::Bench => &["e2fsprogs", "qemu-utils", "umoci"],
+        }
+    }
+}
+
+/// Installs the packages that are missing: as root, else says how.
+pub(crate) fn packages(purposes: &[Purpose]) -> Result<()> {
+    let mut wanted: Vec<_> = purposes.iter().flat_map(|p| p.packages()).collect();
+    wanted.sort();
+    wanted.dedup();
+    let mut missing = Vec::new();
+    for package in wanted {
+        if !installed(package)? {
+            missing.push(*package);
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if !rustix::process::geteuid().is_root() {
+        bail!(
+            "these packages are missing; install them and run this again:\n    \
+             sudo apt-get install --no-install-recommends {list}"
+        );
+    }
+    eprintln!("installing {list}");
+    let sh = Shell::new()?;
+    sh.set_var("DEBIAN_FRONTEND", "noninteractive");
+    proc::run(cmd!(sh, "apt-get --quiet update"))?;
+    proc::run(cmd!(
+        sh,
+        "apt-get --quiet --yes install --no-install-recommends {missing...}"
+    ))
+}
+
+fn installed(package: &str) -> Result<bool> {
+    let sh = Shell::new()?;
+    let format = "${db:Status-Status}";
+    let output = proc::output(cmd!(
+        sh,
+        "dpkg-query --show --showformat={format} {package}"
+    ))?;
+    Ok(output.status.success() && output.stdout == b"installed")
+}
