@@ -1,0 +1,335 @@
+//! A disk as the image that it was made from, and one layer more.
+//!
+//! [`push`] takes a plan over the packs of an image's layers and gives the
+//! blobs of the disk image to a sink; [`open`] takes the layers of a disk
+//! image, which came into the store as those of any image do, and gives the
+//! plan back. The layers are the image's own, under its own diff ids, so
+//! that whoever pulls them verifies them as always and later builds of the
+//! image find them; the topmost holds the [`Metadata`]. The format is
+//! specified in docs/src/formats/disk-image.md.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+
+use bootwright_disk::plan_file::PlanFileError;
+use bootwright_disk::{Plan, SourceKind};
+use bootwright_image::config::{History, ImageConfig};
+use bootwright_image::store::Layer;
+
+use crate::error::DeliveryError;
+use crate::frames::{self, Codec, Work, Written};
+use crate::layer;
+use crate::metadata::{self, DiskInfo, LayerInfo, Metadata};
+use crate::oci::{self, Descriptor, Manifest, annotation};
+use crate::sink::BlobSink;
+use crate::table::LayerTable;
+
+/// A disk over the layers of an image.
+#[derive(Debug, Clone)]
+pub struct Disk<'a> {
+    /// What every byte is; its sources are packs of `layers`.
+    pub plan: &'a Plan,
+    /// The image's layers, lowest first.
+    pub layers: &'a [Layer],
+    /// The image's config. The disk image keeps what it says of the container.
+    pub config: &'a ImageConfig,
+    /// The description; its list of layers is filled in.
+    pub info: DiskInfo,
+}
+
+/// An image that was handed to a sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// Its manifest, with the platform it is for.
+    pub manifest: Descriptor,
+    /// Its config.
+    pub config: Descriptor,
+    /// Its layers, lowest first.
+    pub layers: Vec<PushedLayer>,
+}
+
+/// A layer of an image that was handed to a sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushedLayer {
+    /// Its blob.
+    pub descriptor: Descriptor,
+    /// Length of its tar in bytes.
+    pub plain_len: u64,
+    /// Whether the sink had it already.
+    pub present: bool,
+}
+
+/// Hands all blobs of a disk image to `sink`. `top` says that the image's name
+/// shall lead to the manifest itself and not to an index that is to come.
+///
+/// # Errors
+/// The plan uses other files than packs of the layers, a layer of the store
+/// is damaged, or the sink fails.
+pub fn push(
+    disk: &Disk<'_>,
+    level: i32,
+    sink: &dyn BlobSink,
+    top: bool,
+    work: &Work<'_>,
+) -> Result<Pushed, DeliveryError> {
+    let codec = Codec::Zstd(level);
+    let used = used(disk)?;
+    let mut written: BTreeMap<_, Written> = BTreeMap::new();
+    let mut layers = Vec::new();
+    for layer in disk.layers {
+        // Images repeat layers, mostly the empty one.
+        let known = written.get(layer.diff_id()).cloned();
+        let done = match &known {
+            Some(done) => done.clone(),
+            None => sink.put(None, &mut |out| layer::write(layer, out, codec, work))?,
+        };
+        layers.push(PushedLayer {
+            descriptor: layer::descriptor(&done, codec),
+            plain_len: done.plain_len,
+            present: known.is_some(),
+        });
+        written.insert(layer.diff_id().clone(), done);
+    }
+    let mut info = disk.info.clone();
+    info.version = metadata::VERSION;
+    info.size = disk.plan.size();
+    info.layers.clear();
+    let mut tables: Vec<LayerTable> = Vec::new();
+    for layer in used {
+        let Some(done) = written.get(layer.diff_id()) else {
+            return Err(DeliveryError::UnknownLayer(layer.diff_id().to_string()));
+        };
+        tables.push(layer::table(layer, done)?);
+        info.layers.push(LayerInfo {
+            diff_id: layer.diff_id().clone(),
+            digest: done.digest.clone(),
+            size: done.size,
+        });
+    }
+    let tar = metadata::tar(&info, disk.plan, &tables)?;
+    let diff_ids = disk
+        .layers
+        .iter()
+        .filter_map(|layer| written.get(layer.diff_id()))
+        .map(|done| done.plain_digest.clone())
+        .collect();
+    let config = ImageConfig {
+        diff_ids,
+        ..disk.config.clone()
+    };
+    finish(Parts { layers, info, tar }, config, codec, sink, top, work)
+}
+
+/// What [`finish`] makes an image of.
+pub(crate) struct Parts {
+    pub(crate) layers: Vec<PushedLayer>,
+    pub(crate) info: DiskInfo,
+    /// Of the metadata layer.
+    pub(crate) tar: Vec<u8>,
+}
+
+/// Adds the metadata layer, the config and the manifest. `config` has the
+/// diff ids of the layers below.
+pub(crate) fn finish(
+    parts: Parts,
+    mut config: ImageConfig,
+    codec: Codec,
+    sink: &dyn BlobSink,
+    top: bool,
+    work: &Work<'_>,
+) -> Result<Pushed, DeliveryError> {
+    let Parts {
+        mut layers,
+        info,
+        tar,
+    } = parts;
+    let done = sink.put(None, &mut |out: &mut dyn Write| {
+        frames::compress("metadata layer", &mut &tar[..], out, codec, work)
+    })?;
+    let mut descriptor = layer::descriptor(&done, codec);
+    descriptor
+        .annotations
+        .insert(annotation::DISK_LAYER.into(), "metadata".into());
+    layers.push(PushedLayer {
+        descriptor,
+        plain_len: done.plain_len,
+        present: false,
+    });
+
+    let steps = config.history.iter().filter(|step| !step.empty_layer);
+    // Tools refuse a history that has more or fewer layers than there are.
+    if steps.count() == config.diff_ids.len() {
+        config.history.push(History {
+            created: config.created.clone(),
+            created_by: Some(info.tool.clone()),
+            comment: Some("plan of a disk over the layers below".into()),
+            empty_layer: false,
+        });
+    } else {
+        config.history.clear();
+    }
+    config.diff_ids.push(done.plain_digest);
+    config
+        .labels
+        .insert(annotation::DISK_VERSION.into(), info.version.to_string());
+    let descriptors = layers.iter().map(|l| l.descriptor.clone()).collect();
+    let annotations = annotations(&info, &config);
+    put_image(&config, descriptors, annotations, sink, top).map(|(manifest, config)| Pushed {
+        manifest,
+        config,
+        layers,
+    })
+}
+
+/// Hands config and manifest of an image to the sink; says what describes
+/// the manifest and the config.
+pub(crate) fn put_image(
+    config: &ImageConfig,
+    layers: Vec<Descriptor>,
+    annotations: BTreeMap<String, String>,
+    sink: &dyn BlobSink,
+    top: bool,
+) -> Result<(Descriptor, Descriptor), DeliveryError> {
+    let bytes = oci::config(config)?;
+    let config_descriptor = Descriptor::of(oci::CONFIG, &bytes);
+    put_bytes(&config_descriptor, &bytes, sink)?;
+    let mut manifest = Manifest::image(config_descriptor.clone(), layers);
+    manifest.annotations = annotations;
+    let (mut descriptor, bytes) = manifest.encode()?;
+    sink.manifest(&descriptor, &bytes, top)?;
+    descriptor.platform = Some((&config.platform).into());
+    Ok((descriptor, config_descriptor))
+}
+
+/// Hands a small blob to the sink unless it is there.
+pub(crate) fn put_bytes(
+    descriptor: &Descriptor,
+    bytes: &[u8],
+    sink: &dyn BlobSink,
+) -> Result<(), DeliveryError> {
+    if !sink.has(descriptor)? {
+        sink.put(Some(descriptor), &mut |out| {
+            frames::plain("config", bytes, out)
+        })?;
+    }
+    Ok(())
+}
+
+/// Annotations of a manifest: where the disk comes from.
+pub(crate) fn annotations(info: &DiskInfo, config: &ImageConfig) -> BTreeMap<String, String> {
+    let mut all = provenance(info);
+    all.insert(annotation::DISK_VERSION.into(), info.version.to_string());
+    if let Some(created) = &config.created {
+        all.insert(annotation::CREATED.into(), created.clone());
+    }
+    all
+}
+
+/// Source image, options and tool as annotations, which all forms carry.
+pub fn provenance(info: &DiskInfo) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    let mut add = |name: &str, value: &str| {
+        all.insert(name.to_owned(), value.to_owned());
+    };
+    add(annotation::DISK_SIZE, &info.size.to_string());
+    add(annotation::TOOL, &info.tool);
+    if let Some(source) = &info.source {
+        add(annotation::BASE_NAME, &source.reference);
+        add(annotation::IDENTITY, &source.identity);
+        if let Some(digest) = &source.digest {
+            add(annotation::BASE_DIGEST, digest);
+        }
+    }
+    for (name, value) in &info.options {
+        add(&format!("{}{name}", annotation::OPTION), value);
+    }
+    all
+}
+
+/// The layers that the plan's sources are, in their order.
+fn used<'a>(disk: &Disk<'a>) -> Result<Vec<&'a Layer>, DeliveryError> {
+    let sources = disk.plan.sources().iter();
+    sources
+        .map(|source| {
+            let SourceKind::Pack { diff_id } = &source.kind else {
+                return Err(PlanFileError::HostFile(source.path.clone()).into());
+            };
+            let mut layers = disk.layers.iter();
+            let layer = layers
+                .find(|layer| layer.diff_id().to_string() == *diff_id)
+                .ok_or_else(|| DeliveryError::UnknownLayer(diff_id.clone()))?;
+            check_length(layer, diff_id, source.len)?;
+            Ok(layer)
+        })
+        .collect()
+}
+
+fn check_length(layer: &Layer, diff_id: &str, expected: u64) -> Result<(), DeliveryError> {
+    if layer.pack_len() != expected {
+        return Err(DeliveryError::PackLength {
+            diff_id: diff_id.to_owned(),
+            expected,
+            actual: layer.pack_len(),
+        });
+    }
+    Ok(())
+}
+
+/// A disk that came as an image.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// The description.
+    pub info: DiskInfo,
+    /// What every byte is, over the packs of the store. Good as long as the
+    /// layers are held.
+    pub plan: Plan,
+}
+
+/// Whether an image is a disk image, by its config.
+pub fn is_disk(config: &ImageConfig) -> bool {
+    config.labels.contains_key(annotation::DISK_VERSION)
+}
+
+/// Opens a disk image whose layers are in the store.
+///
+/// # Errors
+/// It is no disk image, its metadata is not valid, or it speaks of layers
+/// that the image does not have.
+pub fn open(config: &ImageConfig, layers: &[Layer]) -> Result<Opened, DeliveryError> {
+    let found = config.labels.get(annotation::DISK_VERSION);
+    let version = found.and_then(|version| version.parse::<u32>().ok());
+    match version {
+        Some(metadata::VERSION) => {}
+        Some(found) => {
+            let known = metadata::VERSION;
+            return Err(DeliveryError::Newer { found, known });
+        }
+        None => {
+            let reason = format!("no label {}", annotation::DISK_VERSION);
+            return Err(DeliveryError::malformed("image config", reason));
+        }
+    }
+    let Some((top, below)) = layers.split_last() else {
+        return Err(DeliveryError::malformed("disk image", "it has no layers"));
+    };
+    let Metadata { info, plan, .. } = Metadata::read(&mut top.tar()?)?;
+    let by_name: BTreeMap<String, &Layer> = below
+        .iter()
+        .map(|layer| (layer.diff_id().to_string(), layer))
+        .collect();
+    for pack in &plan.packs {
+        let layer = by_name
+            .get(&pack.diff_id)
+            .ok_or_else(|| DeliveryError::UnknownLayer(pack.diff_id.clone()))?;
+        check_length(layer, &pack.diff_id, pack.len)?;
+    }
+    let path = |diff_id: &str| {
+        let layer = by_name.get(diff_id);
+        layer.map_or_else(PathBuf::new, |layer| layer.pack_path().to_owned())
+    };
+    let plan = plan
+        .locate(|pack| path(&pack.diff_id))
+        .map_err(PlanFileError::from)?;
+    Ok(Opened { info, plan })
+}
