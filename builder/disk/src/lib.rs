@@ -2,10 +2,11 @@
 //!
 //! A [`Plan`] says what every byte of a disk is: a literal, a range of a
 //! [`Source`] file, or zero. This crate reads plans at any offset, lays out
-//! GPT, and writes plans to sinks (raw, qcow2). It knows nothing of images,
+//! GPT, and writes plans to [sinks](sink). It knows nothing of images,
 //! networks or file systems, and is synchronous.
 
 pub mod gpt;
+pub mod ids;
 pub mod plan;
 pub mod plan_file;
 pub mod reader;

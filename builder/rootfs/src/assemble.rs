@@ -5,6 +5,7 @@
 //! `inspect` and reports tell about it.
 
 use bootwright_disk::gpt::{self, attributes, types};
+use bootwright_disk::ids::Ids;
 use bootwright_disk::{Plan, PlanBuilder, PlanError, SourceReader};
 use bootwright_image::{Digest, Timestamp};
 use uuid::Uuid;
@@ -12,7 +13,6 @@ use uuid::Uuid;
 use crate::boot::{self, Architecture, Boot, BootError};
 use crate::ext4::{self, Ext4Error};
 use crate::fat::{self, FatError};
-use crate::ids::Ids;
 use crate::tree::Tree;
 use crate::volume::Volume;
 
@@ -126,7 +126,11 @@ pub fn assemble(
     reader: &SourceReader,
     options: &Options,
 ) -> Result<Disk, AssembleError> {
-    let ids = Ids::new(&options.identity, &canonical(options));
+    let ids = Ids::new([
+        b"bootwright disk 1",
+        options.identity.to_string().as_bytes(),
+        canonical(options).as_bytes(),
+    ]);
     let architecture = options.architecture.oci();
     let root_type = types::root_types(architecture)
         .ok_or_else(|| AssembleError::NoRootType(architecture.to_owned()))?

@@ -11,6 +11,5 @@ pub mod customize;
 pub mod ext4;
 pub mod fat;
 pub mod identity;
-pub mod ids;
 pub mod tree;
 pub mod volume;

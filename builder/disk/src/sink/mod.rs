@@ -6,13 +6,18 @@
 //! disk and the [`Options`] alone, not on the clock, the host or the number
 //! of threads.
 
+mod compress;
 mod format;
+mod gce;
 mod output;
 mod parallel;
 mod qcow2;
 mod raw;
 mod staged;
 mod units;
+mod vhd;
+mod vhdx;
+mod vmdk;
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -24,6 +29,7 @@ use std::thread;
 
 pub use format::{Format, UnknownFormat};
 
+use crate::ids::Ids;
 use crate::reader::{self, ReadAt};
 use output::Output;
 
@@ -82,7 +88,8 @@ pub struct Options {
     /// Wait until a file is on the disk below before it gets its name.
     /// Default: yes.
     pub sync: bool,
-    /// How clusters of a qcow2 are compressed. Default: not at all.
+    /// How the contents are compressed, if the format leaves that open
+    /// ([`Format::compressions`]). Default: as little as it can be.
     pub compression: Compression,
     /// Size of a qcow2's clusters in bytes: a power of two from 512 to 2 MiB.
     /// Default: 64 KiB.
@@ -92,16 +99,27 @@ pub struct Options {
     pub threads: usize,
 }
 
-/// How a qcow2's clusters are compressed.
+/// How a disk's contents are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compression {
-    /// Not at all.
+    /// Not at all, or as the format does anyway.
     #[default]
     None,
-    /// Deflate, which every QEMU reads.
+    /// Deflate, which every reader knows.
     Zlib,
-    /// zstd: smaller and much faster; for QEMU 5.1 and later.
+    /// zstd: smaller and much faster; a qcow2 needs QEMU 5.1 then.
     Zstd,
+}
+
+impl Compression {
+    /// Its name, as `--compress` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Zlib => "zlib",
+            Self::Zstd => "zstd",
+        }
+    }
 }
 
 impl Default for Options {
@@ -173,6 +191,9 @@ pub enum SinkError {
         /// Why, and what would do.
         reason: String,
     },
+    /// The compressor failed; a defect of it.
+    #[error("cannot compress: {0}")]
+    Compress(#[source] io::Error),
     /// The disk could not be read.
     #[error("{0}")]
     Read(#[source] io::Error),
@@ -243,6 +264,7 @@ pub fn write(
     progress: &(dyn Fn(u64) + Sync),
     cancel: &AtomicBool,
 ) -> Result<Report, SinkError> {
+    check(disk.size(), format, options)?;
     let data = reader::data_len(disk).map_err(SinkError::Read)?;
     let monitor = Monitor { progress, cancel };
     monitor.check()?;
@@ -257,6 +279,11 @@ pub fn write(
     let written = match format {
         Format::Raw => raw::write(disk, &mut output),
         Format::Qcow2 => qcow2::write(disk, &mut output, options),
+        Format::Vmdk => vmdk::write(disk, &mut output, options.threads),
+        Format::Vhd => vhd::write_dynamic(disk, &mut output),
+        Format::VhdFixed => vhd::write_fixed(disk, &mut output),
+        Format::Vhdx => vhdx::write(disk, &mut output),
+        Format::Gce => gce::write(disk, &mut output, options.threads),
     };
     let length = written
         .and_then(|()| output.finish(options))
@@ -271,6 +298,42 @@ pub fn write(
         data,
         length,
     })
+}
+
+/// Refuses what the format cannot hold.
+fn check(size: u64, format: Format, options: &Options) -> Result<(), SinkError> {
+    let bad = |reason| Err(SinkError::Format { format, reason });
+    let unit = format.size_unit();
+    if !size.is_multiple_of(unit) {
+        return bad(format!("a disk is a multiple of {unit} bytes, not {size}"));
+    }
+    let max = format.max_size();
+    if size > max {
+        return bad(format!("a disk has at most {max} bytes, not {size}"));
+    }
+    if size == 0 && !matches!(format, Format::Raw | Format::Qcow2) {
+        return bad("a disk of no bytes cannot be told in it".into());
+    }
+    let compression = options.compression;
+    if compression != Compression::None && !format.compressions().contains(&compression) {
+        return bad(format!(
+            "contents are not compressed with {}",
+            compression.name()
+        ));
+    }
+    Ok(())
+}
+
+/// The identifiers of a disk for formats that have their own: they follow
+/// from its size and its partition table (UEFI 2.10 section 5.3.1: the first
+/// 34 sectors), whose GUIDs follow from the image and the options. Also a
+/// stream needs them before the rest of the disk is read.
+fn ids(disk: &dyn ReadAt) -> Result<Ids, SinkError> {
+    const TABLE: u64 = 34 * 512;
+    let mut table = vec![0; disk.size().min(TABLE) as usize];
+    disk.read_exact_at(0, &mut table).map_err(SinkError::Read)?;
+    let size = disk.size().to_le_bytes();
+    Ok(Ids::new([b"bootwright disk file 1", &size, &table]))
 }
 
 /// Whether the start of the file depends on the rest.

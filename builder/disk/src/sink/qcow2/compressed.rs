@@ -1,29 +1,15 @@
 //! Compressed clusters: one after the other, the tables behind them.
 
-use std::ops::Range;
-
-use flate2::{Compress, FlushCompress, Status};
-
-use super::{
-    COMPRESSED, COPIED, Compression, Geometry, REFCOUNT, Tables, append, bad, header, table,
-};
+use super::{COMPRESSED, COPIED, Compression, Geometry, REFCOUNT, Tables, append, header, table};
 use crate::reader::ReadAt;
+use crate::sink::SinkError;
+use crate::sink::compress::{BATCH, Compressor, Unit, compress_units};
 use crate::sink::output::Output;
 use crate::sink::parallel::in_order;
 use crate::sink::units::{Units, in_batches};
-use crate::sink::{Monitor, SinkError};
-use crate::zero::is_zero;
-
-/// How much of the disk a thread takes at once, in bytes.
-const BATCH: u64 = 1 << 20;
 
 /// QEMU inflates with a window of 4 KiB (`windowBits` -12).
 const WINDOW_BITS: u8 = 12;
-
-/// Both at their usual level: what lower ones save in time is little once
-/// several threads work, and higher ones gain little in 64 KiB.
-const ZLIB_LEVEL: u32 = 6;
-const ZSTD_LEVEL: i32 = 3;
 
 /// A sector of a compressed cluster's descriptor.
 const SECTOR: u64 = 512;
@@ -49,91 +35,22 @@ pub(super) fn write(
     in_order(
         threads,
         in_batches(Units::new(disk, geometry.cluster), BATCH / geometry.cluster),
-        || Compressor::new(method),
-        |compressor, clusters| compress(disk, geometry, compressor, clusters, monitor),
+        || match method {
+            Compression::Zstd => Compressor::zstd(),
+            Compression::Zlib | Compression::None => Ok(Compressor::deflate(WINDOW_BITS)),
+        },
+        |compressor, clusters| {
+            compress_units(disk, geometry.cluster, clusters, monitor, |plain| {
+                let bytes = compressor.compress(plain)?;
+                // As they are if that makes them no less.
+                let shorter = bytes.len() < plain.len();
+                Ok(if shorter { bytes } else { plain.into() })
+            })
+        },
         |clusters| file.take(clusters),
     )?;
     let tables = file.finish()?;
     output.patch(&header(geometry, &tables, method))
-}
-
-/// A cluster that is not all zeros, ready for the file.
-struct Cluster {
-    /// Its number on the disk.
-    number: u64,
-    /// Its bytes, compressed if that makes them less.
-    bytes: Vec<u8>,
-}
-
-fn compress(
-    disk: &dyn ReadAt,
-    geometry: &Geometry,
-    compressor: &mut Compressor,
-    clusters: Range<u64>,
-    monitor: Monitor<'_>,
-) -> Result<Vec<Cluster>, SinkError> {
-    monitor.check()?;
-    let len = geometry.cluster as usize;
-    let start = clusters.start * geometry.cluster;
-    let on_disk = (clusters.end * geometry.cluster).min(geometry.disk_size) - start;
-    let mut bytes = vec![0; (clusters.end - clusters.start) as usize * len];
-    let (read, _) = bytes.split_at_mut(on_disk as usize);
-    disk.read_exact_at(start, read).map_err(SinkError::Read)?;
-    let mut done = Vec::new();
-    for (number, plain) in clusters.zip(bytes.chunks_exact(len)) {
-        if is_zero(plain) {
-            continue;
-        }
-        let bytes = compressor.compress(plain)?.unwrap_or_else(|| plain.into());
-        done.push(Cluster { number, bytes });
-    }
-    monitor.done(on_disk);
-    Ok(done)
-}
-
-/// One thread's compressor.
-enum Compressor {
-    Zlib(Box<Compress>),
-    Zstd(zstd::bulk::Compressor<'static>),
-}
-
-impl Compressor {
-    fn new(method: Compression) -> Result<Self, SinkError> {
-        Ok(match method {
-            Compression::Zstd => Self::Zstd(
-                zstd::bulk::Compressor::new(ZSTD_LEVEL)
-                    .map_err(|e| bad(format!("zstd does not start: {e}")))?,
-            ),
-            Compression::Zlib | Compression::None => {
-                let level = flate2::Compression::new(ZLIB_LEVEL);
-                let compress = Compress::new_with_window_bits(level, false, WINDOW_BITS);
-                Self::Zlib(Box::new(compress))
-            }
-        })
-    }
-
-    /// The compressed form of one cluster if it is shorter than the cluster.
-    fn compress(&mut self, plain: &[u8]) -> Result<Option<Vec<u8>>, SinkError> {
-        match self {
-            Self::Zlib(compress) => {
-                compress.reset();
-                // Always room for the end of the stream: zlib-rs 0.6 panics
-                // when data that does not compress meets a full buffer.
-                let mut bytes = Vec::with_capacity(plain.len() + plain.len() / 8 + 1024);
-                let status = compress
-                    .compress_vec(plain, &mut bytes, FlushCompress::Finish)
-                    .map_err(|e| bad(format!("cannot deflate: {e}")))?;
-                let shorter = status == Status::StreamEnd && bytes.len() < plain.len();
-                Ok(shorter.then_some(bytes))
-            }
-            Self::Zstd(compressor) => {
-                let bytes = compressor
-                    .compress(plain)
-                    .map_err(|e| bad(format!("cannot compress with zstd: {e}")))?;
-                Ok((bytes.len() < plain.len()).then_some(bytes))
-            }
-        }
-    }
 }
 
 /// The file as it grows.
@@ -149,7 +66,7 @@ struct File<'f, 'o> {
 }
 
 impl File<'_, '_> {
-    fn take(&mut self, clusters: Vec<Cluster>) -> Result<(), SinkError> {
+    fn take(&mut self, clusters: Vec<Unit>) -> Result<(), SinkError> {
         let mut pending = Vec::new();
         for cluster in clusters {
             self.open_l2(cluster.number, &mut pending)?;

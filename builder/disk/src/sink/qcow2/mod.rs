@@ -61,11 +61,6 @@ impl Geometry {
                 "clusters have 512 bytes to 2 MiB, a power of two, not {cluster}"
             )));
         }
-        if !disk_size.is_multiple_of(512) {
-            return Err(bad(format!(
-                "a disk is a multiple of 512 bytes, not {disk_size}"
-            )));
-        }
         let geometry = Self { disk_size, cluster };
         if geometry.l1_entries().saturating_mul(8) > MAX_L1 {
             return Err(bad(format!(

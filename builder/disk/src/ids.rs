@@ -1,10 +1,9 @@
-//! Identifiers that are the same wherever a disk is built.
+//! Identifiers that are the same wherever a disk is made.
 //!
 //! Disk and partition GUIDs, file system UUIDs, hash seeds and volume ids are
-//! all SHA-256 over the image's identity, the options that shape the disk and
-//! what the identifier is for. No clock and no randomness is involved.
+//! SHA-256 over what the disk is made of and what the identifier is for. No
+//! clock and no randomness is involved.
 
-use bootwright_image::Digest;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
@@ -15,11 +14,11 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// Identifiers for the disk made from the image called `identity` with
-    /// options that read `options` in some canonical text.
-    pub fn new(identity: &Digest, options: &str) -> Self {
+    /// Identifiers that follow from `parts` in this order: a name for what
+    /// is identified, then what it is made of.
+    pub fn new<const N: usize>(parts: [&[u8]; N]) -> Self {
         let mut seed = Sha256::new();
-        for part in ["bootwright disk 1", &identity.to_string(), options] {
+        for part in parts {
             seed.update((part.len() as u64).to_le_bytes());
             seed.update(part);
         }
@@ -52,14 +51,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn identifiers_follow_from_image_options_and_purpose_alone() {
-        let a = Digest::sha256(b"a");
-        let ids = Ids::new(&a, "size=1");
-        assert_eq!(ids.uuid("disk"), Ids::new(&a, "size=1").uuid("disk"));
+    fn identifiers_follow_from_parts_and_purpose_alone() {
+        let of = |a: &str, b: &str| Ids::new([a.as_bytes(), b.as_bytes()]);
+        let ids = of("image", "size=1");
+        assert_eq!(ids.uuid("disk"), of("image", "size=1").uuid("disk"));
         assert_ne!(ids.uuid("disk"), ids.uuid("root"));
-        assert_ne!(ids.uuid("disk"), Ids::new(&a, "size=2").uuid("disk"));
-        let other = Ids::new(&Digest::sha256(b"b"), "size=1");
-        assert_ne!(ids.uuid("disk"), other.uuid("disk"));
+        assert_ne!(ids.uuid("disk"), of("image", "size=2").uuid("disk"));
+        assert_ne!(ids.uuid("disk"), of("other", "size=1").uuid("disk"));
+        assert_ne!(ids.number("disk"), ids.number("root"));
+        // Where one part ends and the next begins matters, too.
+        assert_ne!(of("ab", "c").uuid("disk"), of("a", "bc").uuid("disk"));
         assert_eq!(ids.uuid("disk").get_version_num(), 8);
     }
 }
