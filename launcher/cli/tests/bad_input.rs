@@ -327,6 +327,43 @@ fn an_interrupted_build_leaves_nothing() {
 }
 
 #[test]
+fn what_a_format_cannot_do_is_said_before_the_work() {
+    let case = Case::new();
+    for (arguments, words) in [
+        (
+            &["--format", "vhd", "--compress", "zlib"][..],
+            &["vhd has no compression"][..],
+        ),
+        (
+            &["--format", "raw", "--compress", "zstd"],
+            &["raw has no compression"],
+        ),
+        (
+            &["--format", "vmdk", "--compress", "none"],
+            &["always", "zlib"],
+        ),
+        (
+            &["--format", "gce", "--compress", "zstd"],
+            &["always", "zlib"],
+        ),
+        (
+            &["--format", "gce", "--size", "2500M"],
+            &["multiple of 1.0 GiB", "3.0 GiB"],
+        ),
+    ] {
+        // There is no image, and nobody looks for one.
+        let said = fails(case.build().args(arguments));
+        for word in words {
+            assert!(said.contains(word), "{word:?} is not in: {said}");
+        }
+    }
+    let output = common::run(case.build().args(["--format", "ova"]));
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("vhd-fixed") && said.contains("gce"), "{said}");
+}
+
+#[test]
 fn references_that_mean_nothing_are_refused() {
     let store = tempfile::tempdir().unwrap();
     for (reference, word) in [

@@ -155,6 +155,51 @@ fn qcow2_and_standard_output_hold_the_same_disk() {
     assert_eq!(want, sha256(&output.stdout), "standard output");
 }
 
+#[test]
+fn every_format_holds_the_same_disk() {
+    let work = tempfile::tempdir().unwrap();
+    let at = |name: &str| work.path().join(name);
+    let layout = image(&at("image"), Compression::Gzip);
+    let reference = format!("oci:{}:v1", layout.dir.display());
+    let store = at("store");
+    let raw = at("disk.raw");
+    build(bootwright(&store), &reference, &raw);
+    for (name, arguments, kind) in [
+        ("disk.vmdk", &[][..], "vmdk"),
+        ("zlib.vmdk", &["--compress", "zlib"], "vmdk"),
+        ("disk.vhd", &[], "vpc"),
+        ("alias", &["--format", "vpc"], "vpc"),
+        ("azure.vhd", &["--format", "vhd-fixed"], "vpc"),
+        ("disk.vhdx", &[], "vhdx"),
+    ] {
+        let mut program = bootwright(&store);
+        program.args(["build", &reference]).args(OPTIONS);
+        ok(program.args(arguments).arg("-o").arg(at(name)));
+        ok(command(&["qemu-img", "compare", "-f", kind, "-F", "raw"])
+            .arg(at(name))
+            .arg(&raw));
+    }
+    let same = |a: &str, b: &str| assert_eq!(fs::read(at(a)).unwrap(), fs::read(at(b)).unwrap());
+    same("disk.vmdk", "zlib.vmdk");
+    same("disk.vhd", "alias");
+
+    // Whole GiB: the disk that `--size` makes.
+    let mut program = bootwright(&store);
+    program.args(["build", &reference]).args(OPTIONS);
+    ok(program.arg("-o").arg(at("disk.tar.gz")));
+    ok(command(&["tar", "-xzf"])
+        .arg(at("disk.tar.gz"))
+        .arg("-C")
+        .arg(work.path()));
+    let mut program = bootwright(&store);
+    program.args(["build", &reference, "--size", "1G"]);
+    program.args(OPTIONS.iter().filter(|o| !["--free", "16M"].contains(o)));
+    ok(program.arg("-o").arg(at("whole.raw")));
+    ok(command(&["qemu-img", "compare", "-f", "raw", "-F", "raw"])
+        .arg(at("whole.raw"))
+        .arg(&raw));
+}
+
 /// Copies `from` and all below it so that anybody can read it.
 fn publish(from: &Path, to: &Path) {
     ok(command(&["cp", "-r"]).arg(from).arg(to));

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use bootwright_disk::sink::Format;
 use clap::{Args, ValueEnum};
 
+use super::common::format_parser;
 use super::{ByteSize, ImageArgs, OutputArgs};
 
 /// `bootwright build`.
@@ -24,11 +26,11 @@ pub struct BuildArgs {
     #[arg(long, short, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub output: PathBuf,
     /// Disk format [default: by the output's extension, else raw]
-    #[arg(long, short, value_name = "FORMAT")]
-    pub format: Option<String>,
-    /// Compress the disk (qcow2)
-    #[arg(long, value_enum, default_value_t = Compression::None)]
-    pub compress: Compression,
+    #[arg(long, short, value_name = "FORMAT", value_parser = format_parser())]
+    pub format: Option<Format>,
+    /// Compress the disk's contents [default: as the format must]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub compress: Option<Compression>,
     /// Size of the disk [default: content and --free]
     #[arg(long, value_name = "SIZE", conflicts_with = "free")]
     pub size: Option<ByteSize>,
@@ -60,9 +62,9 @@ pub struct BuildArgs {
 pub enum Compression {
     /// Not compressed
     None,
-    /// deflate; every reader of the format knows it
+    /// deflate; what vmdk and gce always have, and every reader of qcow2 knows
     Zlib,
-    /// zstd; smaller and much quicker, needs QEMU 5.1
+    /// zstd; smaller and much quicker; qcow2 only, needs QEMU 5.1
     Zstd,
 }
 

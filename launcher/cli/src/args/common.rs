@@ -2,9 +2,21 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, builder::BoolishValueParser};
+use bootwright_disk::sink::Format;
+use clap::builder::{BoolishValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Args};
 
 use super::ByteSize;
+
+/// Takes the name of a disk format, and lists them all in the help.
+pub(super) fn format_parser() -> impl TypedValueParser<Value = Format> {
+    let names = Format::ALL.iter().map(|format| {
+        PossibleValue::new(format.name())
+            .aliases(format.alias())
+            .help(format.about())
+    });
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<Format>())
+}
 
 /// Where layers are kept.
 #[derive(Debug, Args)]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::bail;
 use bootwright_disk::SourceReader;
 use bootwright_disk::reader::{PlanReader, ReadAt as _, data_len};
 use bootwright_disk::sink::{self, Format, Target};
@@ -16,6 +16,9 @@ use crate::image::{self, ImageReport, Loaded};
 use crate::interrupt::Interrupt;
 use crate::progress::Messages;
 use crate::report::{self, BootReport, Lines, Partition, PlanReport, Timings};
+
+/// What sizes of disks are rounded up to in any case.
+const MIB: u64 = 1 << 20;
 
 /// Largest EFI binary taken from the host, in bytes.
 const MAX_EFI: u64 = 16 << 20;
@@ -41,7 +44,9 @@ struct Report {
 pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
     let messages = Messages::new(args.output_args.quiet);
     let mut timings = Timings::start();
-    let format = format(args)?;
+    let format = format(args);
+    let compression = compression(args, format)?;
+    check_size(args, format)?;
     let target = Target::from_path(&args.output)?;
     if args.output_args.json && args.output == Path::new("-") {
         bail!("--json and -o - would both write to standard output; choose one");
@@ -82,11 +87,7 @@ pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> anyhow::Result<()>
         &sink::Options {
             force: args.force,
             sync: !args.no_sync,
-            compression: match args.compress {
-                Compression::None => sink::Compression::None,
-                Compression::Zlib => sink::Compression::Zlib,
-                Compression::Zstd => sink::Compression::Zstd,
-            },
+            compression,
             ..sink::Options::default()
         },
         &|bytes| task.advance(bytes),
@@ -129,7 +130,7 @@ pub(crate) fn plan(loaded: &mut Loaded, args: &BuildArgs) -> anyhow::Result<Disk
     let parsed = super::customize::parse(&args.customize, loaded)?;
     parsed.customization.apply(&mut loaded.tree)?;
     let reader = SourceReader::new(loaded.tree.sources().to_vec());
-    let options = assemble::Options {
+    let mut options = assemble::Options {
         architecture: loaded.architecture,
         identity: loaded.identity.clone(),
         time: loaded.time,
@@ -145,6 +146,14 @@ pub(crate) fn plan(loaded: &mut Loaded, args: &BuildArgs) -> anyhow::Result<Disk
         loader: args.boot.loader.as_deref().map(given).transpose()?,
         variant: parsed.canonical,
     };
+    let disk = assemble::assemble(&loaded.tree, &reader, &options)?;
+    let unit = format(args).size_unit();
+    if disk.plan.size().is_multiple_of(unit) {
+        return Ok(disk);
+    }
+    // More room for the root file system, not a table that does not end where
+    // the disk does.
+    options.size = Size::Disk(disk.plan.size().next_multiple_of(unit));
     Ok(assemble::assemble(&loaded.tree, &reader, &options)?)
 }
 
@@ -166,14 +175,51 @@ fn given(path: &Path) -> anyhow::Result<boot::Given> {
 }
 
 /// The format asked for, or the one that the output's name suggests.
-fn format(args: &BuildArgs) -> anyhow::Result<Format> {
-    let format = match &args.format {
-        Some(name) => name.parse()?,
-        None => Format::from_path(&args.output).unwrap_or(Format::Raw),
+fn format(args: &BuildArgs) -> Format {
+    let by_name = || Format::from_path(&args.output).unwrap_or(Format::Raw);
+    args.format.unwrap_or_else(by_name)
+}
+
+/// How the contents are compressed, if the format can do what is asked for.
+fn compression(args: &BuildArgs, format: Format) -> anyhow::Result<sink::Compression> {
+    let known = format.compressions();
+    let compression = match args.compress {
+        None => return Ok(known.first().copied().unwrap_or_default()),
+        Some(Compression::None) => sink::Compression::None,
+        Some(Compression::Zlib) => sink::Compression::Zlib,
+        Some(Compression::Zstd) => sink::Compression::Zstd,
     };
-    if args.compress != Compression::None && format != Format::Qcow2 {
-        return Err(anyhow!("{} disks are not compressed", format.name()))
-            .context("--compress needs --format qcow2");
+    if !known.contains(&compression) {
+        let (asked, name) = (compression.name(), format.name());
+        match known {
+            [sink::Compression::None] => bail!(
+                "--compress {asked}: {name} has no compression; \
+                 leave it out, or use --format qcow2"
+            ),
+            [only] => bail!(
+                "--compress {asked}: {name} is always compressed with {}; leave it out",
+                only.name()
+            ),
+            _ => bail!("--compress {asked}: {name} has no such compression"),
+        }
     }
-    Ok(format)
+    Ok(compression)
+}
+
+/// Refuses a size that the format cannot have, before the work instead of
+/// after it.
+fn check_size(args: &BuildArgs, format: Format) -> anyhow::Result<()> {
+    let unit = format.size_unit();
+    if let Some(ByteSize(size)) = args.size
+        && unit > MIB
+        && !size.is_multiple_of(unit)
+    {
+        bail!(
+            "--size: a disk for {} is a multiple of {}; the next is {}",
+            format.name(),
+            ByteSize(unit),
+            ByteSize(size.next_multiple_of(unit))
+        );
+    }
+    Ok(())
 }
