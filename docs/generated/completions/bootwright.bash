@@ -140,11 +140,11 @@ _bootwright() {
                     return 0
                     ;;
                 --format)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=($(compgen -W "raw qcow2 vmdk vhd vhd-fixed vhdx gce" -- "${cur}"))
                     return 0
                     ;;
                 -f)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=($(compgen -W "raw qcow2 vmdk vhd vhd-fixed vhdx gce" -- "${cur}"))
                     return 0
                     ;;
                 --compress)

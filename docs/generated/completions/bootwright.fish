@@ -32,10 +32,16 @@ complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "cache" -d 'Lo
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "completion" -d 'Print a completion script for a shell'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -s o -l output -d 'Write the disk to FILE or block device, or to standard output with -' -r -F
-complete -c bootwright -n "__fish_bootwright_using_subcommand build" -s f -l format -d 'Disk format [default: by the output\'s extension, else raw]' -r
-complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l compress -d 'Compress the disk (qcow2)' -r -f -a "none\t'Not compressed'
-zlib\t'deflate; every reader of the format knows it'
-zstd\t'zstd; smaller and much quicker, needs QEMU 5.1'"
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -s f -l format -d 'Disk format [default: by the output\'s extension, else raw]' -r -f -a "raw\t'the bytes of the disk, sparse'
+qcow2\t'QEMU, KVM and OpenStack; can be compressed'
+vmdk\t'VMware and VirtualBox: stream-optimised, compressed with zlib'
+vhd\t'Hyper-V of the first generation, XenServer: dynamic'
+vhd-fixed\t'Azure: fixed, the bytes of the disk and a footer'
+vhdx\t'Hyper-V'
+gce\t'Google Compute Engine: disk.raw in a tar.gz; whole GiB'"
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l compress -d 'Compress the disk\'s contents [default: as the format must]' -r -f -a "none\t'Not compressed'
+zlib\t'deflate; what vmdk and gce always have, and every reader of qcow2 knows'
+zstd\t'zstd; smaller and much quicker; qcow2 only, needs QEMU 5.1'"
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l size -d 'Size of the disk [default: content and --free]' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l free -d 'Free space to leave in the root file system' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l boot -d 'How the firmware finds the kernel' -r -f -a "auto\t'By what the image carries'

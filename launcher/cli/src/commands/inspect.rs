@@ -2,10 +2,12 @@
 
 use std::io::{self, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use bootwright_disk::gpt::{self, PartitionReader};
 use bootwright_disk::reader::{self, DiskCursor, DiskFile, ReadAt};
-use bootwright_rootfs::boot::bls;
+use bootwright_image::Platform;
+use bootwright_rootfs::boot::{Architecture, bls, discover};
 use bootwright_rootfs::{ext4, fat};
 use serde::Serialize;
 
@@ -44,9 +46,29 @@ struct DiskInspection {
     guid: Option<String>,
     partitions: Vec<Partition>,
     entries: Vec<Entry>,
+    /// What `run` starts, without firmware; null if `problem` says why not.
+    boots: Option<Found>,
+    problem: Option<String>,
     /// Files of the EFI system partition.
     esp: Vec<EspFile>,
     warnings: Vec<String>,
+}
+
+/// What discovery finds on a disk, see [`discover`].
+#[derive(Debug, Serialize)]
+struct Found {
+    id: String,
+    title: Option<String>,
+    /// How and where it was found.
+    source: &'static str,
+    place: String,
+    kernel: String,
+    initrd: Vec<String>,
+    command_line: String,
+    /// Ids of all entries, in the order of the menu.
+    menu: Vec<String>,
+    /// What was passed over, and why.
+    notes: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -169,7 +191,11 @@ fn image_text(report: &ImageInspection) -> Lines {
 }
 
 fn disk(path: &Path, args: &InspectArgs) -> anyhow::Result<()> {
-    let disk = reader::open_disk(path)?;
+    let disk = Arc::new(reader::open_disk(path)?);
+    let (boots, problem) = match boots(Arc::clone(&disk), args)? {
+        Ok(found) => (Some(found), None),
+        Err(problem) => (None, Some(problem.to_string())),
+    };
     let mut report = DiskInspection {
         path: path.display().to_string(),
         format: disk.format().name(),
@@ -178,6 +204,8 @@ fn disk(path: &Path, args: &InspectArgs) -> anyhow::Result<()> {
         guid: None,
         partitions: Vec::new(),
         entries: Vec::new(),
+        boots,
+        problem,
         esp: Vec::new(),
         warnings: Vec::new(),
     };
@@ -219,6 +247,21 @@ fn disk(path: &Path, args: &InspectArgs) -> anyhow::Result<()> {
             }
         }
     }
+    if let Some(found) = &report.boots {
+        lines.add("Boots", found.title.as_deref().unwrap_or(&found.id));
+        lines.indented(1, found.source, &found.place);
+        lines.indented(1, "kernel", &found.kernel);
+        for initrd in &found.initrd {
+            lines.indented(1, "initrd", initrd);
+        }
+        lines.indented(1, "command line", &found.command_line);
+        for note in &found.notes {
+            lines.indented(1, "passed over", note);
+        }
+    }
+    if let Some(problem) = &report.problem {
+        lines.add("Not bootable", problem);
+    }
     if !report.esp.is_empty() {
         lines.add("Boot partition", format!("{} files", report.esp.len()));
     }
@@ -229,6 +272,36 @@ fn disk(path: &Path, args: &InspectArgs) -> anyhow::Result<()> {
         lines.add("Warning", warning);
     }
     print(&lines)
+}
+
+/// What `run` would start.
+fn boots(
+    disk: Arc<DiskFile>,
+    args: &InspectArgs,
+) -> anyhow::Result<Result<Found, discover::NothingToBoot>> {
+    let platform = match &args.image.platform {
+        Some(text) => text.parse()?,
+        None => Platform::host(),
+    };
+    let architecture = Architecture::from_oci(platform.architecture())?;
+    Ok(discover::discover(disk, architecture).map(|found| {
+        let menu = found.entries.iter().map(|e| e.id.clone()).collect();
+        let entry = found.default_entry().cloned();
+        let text = |get: fn(&discover::Entry) -> &str| {
+            entry.as_ref().map(get).unwrap_or_default().to_owned()
+        };
+        Found {
+            id: text(|e| &e.id),
+            title: entry.as_ref().and_then(|e| e.title.clone()),
+            source: entry.as_ref().map(|e| e.source.name()).unwrap_or_default(),
+            place: text(|e| &e.place),
+            kernel: text(|e| &e.kernel),
+            initrd: entry.as_ref().map(|e| e.initrd.clone()).unwrap_or_default(),
+            command_line: text(|e| &e.command_line),
+            menu,
+            notes: found.notes,
+        }
+    }))
 }
 
 /// Recognises the file system and reads what it says about booting.

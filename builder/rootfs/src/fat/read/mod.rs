@@ -174,6 +174,29 @@ impl<R: Read + Seek> Reader<R> {
     /// There is no such file, it is larger than `limit`, or it or a directory
     /// on the way to it cannot be read or is damaged.
     pub fn read_file(&mut self, path: &str, limit: u64) -> Result<Vec<u8>, ReadError> {
+        let raw = self.find(path)?;
+        let size = u64::from(raw.size);
+        if size > limit {
+            return Err(ReadError::TooLarge {
+                path: path.to_owned(),
+                size: raw.size,
+                limit,
+            });
+        }
+        self.file(&raw, path, 0..size)
+    }
+
+    /// The bytes in `range` of a file, or those of them that it has.
+    ///
+    /// # Errors
+    /// As for [`Self::read_file`].
+    pub fn read_range(&mut self, path: &str, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
+        let raw = self.find(path)?;
+        let end = range.end.min(raw.size.into());
+        self.file(&raw, path, range.start.min(end)..end)
+    }
+
+    fn find(&mut self, path: &str) -> Result<RawEntry, ReadError> {
         let mut names = path.split('/').peekable();
         let mut here = None;
         while let Some(name) = names.next() {
@@ -188,23 +211,22 @@ impl<R: Read + Seek> Reader<R> {
                 return Err(ReadError::WrongKind(path.to_owned()));
             }
             if !raw.is_directory {
-                return self.file(&raw, path, limit);
+                return Ok(raw);
             }
             here = Some(raw.cluster);
         }
         Err(ReadError::WrongKind(path.to_owned()))
     }
 
-    fn file(&mut self, raw: &RawEntry, path: &str, limit: u64) -> Result<Vec<u8>, ReadError> {
-        let size = u64::from(raw.size);
-        if size > limit {
-            return Err(ReadError::TooLarge {
-                path: path.to_owned(),
-                size: raw.size,
-                limit,
-            });
-        }
-        let count = size.div_ceil(self.layout.cluster_size);
+    /// A range of a file that lies inside of it.
+    fn file(
+        &mut self,
+        raw: &RawEntry,
+        path: &str,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, ReadError> {
+        let cluster = self.layout.cluster_size;
+        let count = range.end.div_ceil(cluster);
         let (runs, len) = self.chain(raw.cluster, count, path)?;
         if len < count {
             return Err(ReadError::Damaged {
@@ -213,10 +235,18 @@ impl<R: Read + Seek> Reader<R> {
             });
         }
         let mut bytes = Vec::new();
-        for run in runs {
-            self.append(&run, &mut bytes)?;
+        let mut skip = range.start / cluster;
+        for mut run in runs {
+            let skipped = skip.min(u64::from(run.end - run.start));
+            skip -= skipped;
+            run.start += skipped as u32;
+            if !run.is_empty() {
+                self.append(&run, &mut bytes)?;
+            }
         }
-        bytes.truncate(raw.size as usize);
+        let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        bytes.drain(..bytes.len().min((range.start % cluster) as usize));
+        bytes.truncate(len);
         Ok(bytes)
     }
 
