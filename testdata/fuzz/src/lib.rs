@@ -1,6 +1,7 @@
 //! What several fuzz targets need.
 
 use std::io::{self, Read, Seek, SeekFrom};
+use std::path::PathBuf;
 
 /// A disk of `len` bytes that starts with `head` and has only zeros after it,
 /// so that inputs stay small where formats ask for megabytes.
@@ -44,4 +45,25 @@ impl Seek for Disk<'_> {
         self.pos = pos.ok_or(io::ErrorKind::InvalidInput)?;
         Ok(self.pos)
     }
+}
+
+/// Sets the checksums of a tar's headers right: of every block that says that
+/// it is one.
+pub fn seal_tar(tar: &mut [u8]) {
+    for block in tar.as_chunks_mut::<512>().0 {
+        if &block[257..262] != b"ustar" {
+            continue;
+        }
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|&b| u32::from(b)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+}
+
+/// A place in memory for a file of this process, where a parser takes only
+/// paths.
+pub fn scratch(name: &str) -> PathBuf {
+    let dir = format!("/dev/shm/bootwright-fuzz-{}", std::process::id());
+    std::fs::create_dir_all(&dir).expect("/dev/shm can be written");
+    PathBuf::from(dir).join(name)
 }
