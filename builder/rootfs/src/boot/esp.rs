@@ -218,10 +218,11 @@ impl<'a> Composer<'a> {
             boot.loader = Some(path);
         } else {
             boot.warnings.push(format!(
-                "the image has neither {}, nor {}, nor GRUB in {}: firmware cannot start this disk, but bootwright run can",
+                "the image has neither {}, nor {}, nor GRUB in {} or {}: firmware cannot start this disk, but bootwright run can",
                 self.loader_path(),
                 self.stub_path(),
-                grub::UPDATES
+                grub::UPDATES,
+                grub::COMPONENTS
             ));
         }
         boot.entries.push(entry);
@@ -232,28 +233,23 @@ impl<'a> Composer<'a> {
     /// them for this machine.
     fn put_grub(&self, boot: &mut Boot, entry: &Entry) -> Result<Option<String>, BootError> {
         let removable = self.options.architecture.removable_path();
-        let Some(mut found) = grub::find(self.image)? else {
+        let Some(found) = grub::find(self.image)? else {
             return Ok(None);
         };
-        let first = found
-            .files
-            .iter()
-            .find(|f| f.path.eq_ignore_ascii_case(&removable));
-        let Some(first) = first else {
+        let is_first = |p: &&grub::Program| p.file.path.eq_ignore_ascii_case(&removable);
+        let Some(first) = found.files.iter().find(is_first) else {
             return Ok(None);
         };
-        let path = format!("{}{}", grub::UPDATES, first.path.trim_start_matches("EFI"));
-        let head = self
-            .image
-            .read_range(&path, &first.content, pe::HEAD_SIZE)?;
-        self.check_program(&path, &head, first.content.size)?;
+        let (path, content) = (first.origin.clone(), &first.file.content);
+        let head = self.image.read_range(&path, content, pe::HEAD_SIZE)?;
+        self.check_program(&path, &head, content.size)?;
         // GRUB puts this before the arguments that it is given.
         let image = entry.linux.as_deref().unwrap_or_default();
         let text = format!("BOOT_IMAGE=/{image} {}", boot.command_line);
         super::command_line::check_length(self.options.architecture, &text)?;
         let (mut files, mut warnings) = found.configuration(entry);
         boot.esp.append(&mut files);
-        boot.esp.append(&mut found.files);
+        boot.esp.extend(found.files.into_iter().map(|p| p.file));
         boot.warnings.append(&mut warnings);
         Ok(Some(path))
     }

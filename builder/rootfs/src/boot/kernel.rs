@@ -17,8 +17,28 @@ use super::version::{self, insert_descending};
 use crate::tree::{FileContent, InodeId, Kind, Tree, TreeError, display};
 
 /// Places where kernels are looked for; for messages.
-pub const PLACES: &str = "/usr/lib/modules/*/vmlinuz, /boot/vmlinuz-*, /boot/vmlinux-*, \
-     /usr/lib/modules/*/*.efi, /boot/EFI/Linux/*.efi";
+pub const PLACES: &str = "/usr/lib/modules/*/vmlinuz, /usr/lib/modules/*/Image, the same in \
+     /lib/modules, /boot/vmlinuz-*, /boot/vmlinux-*, /boot/Image-*, /usr/lib/modules/*/*.efi, \
+     /boot/EFI/Linux/*.efi, /efi/EFI/Linux/*.efi";
+
+/// Where each kernel's modules have a directory of its version. They are one
+/// where `/lib` is a link; what is there first counts.
+const MODULES: [&[u8]; 2] = [b"/usr/lib/modules/", b"/lib/modules/"];
+
+/// Names of a kernel beside its modules; the second is openSUSE's on ARM.
+const BESIDE_MODULES: [&[u8]; 2] = [b"/vmlinuz", b"/Image"];
+
+/// What kernels in `/boot` are called before their version, later ones first.
+const IN_BOOT: [&[u8]; 3] = [b"Image-", b"vmlinux-", b"vmlinuz-"];
+
+/// Endings of files beside kernels that are none: copies for debuggers,
+/// checksums, signatures and what was there before.
+const NO_KERNEL: [&[u8]; 9] = [
+    b".gz", b".xz", b".zst", b".bz2", b".hmac", b".sha512", b".sig", b".old", b".bak",
+];
+
+/// Longest name of a kernel package that is read, in bytes.
+const MAX_PACKAGE: u64 = 256;
 
 /// Largest text section of a unified kernel image that is read, in bytes.
 const MAX_TEXT: u64 = 64 * 1024;
@@ -98,7 +118,7 @@ pub enum KernelError {
 /// There is none, or a UKI cannot be read from the store.
 pub fn discover(tree: &Tree, reader: &SourceReader) -> Result<Discovered, KernelError> {
     let mut found = Discovered {
-        kernel: newest_kernel(tree)?,
+        kernel: newest_kernel(tree, reader)?,
         ..Discovered::default()
     };
     newest_unified(tree, reader, &mut found)?;
@@ -108,48 +128,104 @@ pub fn discover(tree: &Tree, reader: &SourceReader) -> Result<Discovered, Kernel
     Ok(found)
 }
 
-fn newest_kernel(tree: &Tree) -> Result<Option<Kernel>, TreeError> {
-    // By version; what is under /usr comes first and stays.
-    let mut kernels: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-    for name in names(tree, b"/boot")? {
-        for prefix in ["vmlinuz-", "vmlinux-"] {
-            if let Some(version) = name.strip_prefix(prefix.as_bytes()) {
-                kernels.insert(version.to_vec(), [b"/boot/", name].concat());
+fn newest_kernel(tree: &Tree, reader: &SourceReader) -> Result<Option<Kernel>, KernelError> {
+    let mut kernels: BTreeMap<Vec<u8>, Found> = BTreeMap::new();
+    for prefix in IN_BOOT {
+        for name in names(tree, b"/boot")? {
+            let Some(version) = name.strip_prefix(prefix) else {
+                continue;
+            };
+            if !NO_KERNEL.iter().any(|ending| name.ends_with(ending)) {
+                let path = [b"/boot/", name].concat();
+                kernels.insert(version.to_vec(), Found::at(path));
             }
         }
     }
-    for version in names(tree, b"/usr/lib/modules")? {
-        let path = [b"/usr/lib/modules/", version, b"/vmlinuz"].concat();
-        if file(tree, &path)?.is_some() {
-            kernels.insert(version.to_vec(), path);
+    // What is beside its modules comes before what is in /boot, and /usr
+    // before /.
+    for modules in MODULES.into_iter().rev() {
+        for version in names(tree, modules)? {
+            for name in BESIDE_MODULES.into_iter().rev() {
+                let path = [modules, version, name].concat();
+                if file(tree, &path)?.is_some() {
+                    let package = package(tree, reader, &[modules, version].concat())?;
+                    kernels.insert(version.to_vec(), Found { path, package });
+                }
+            }
         }
     }
+    // Arch Linux names the copies in /boot by the package.
+    let copies: Vec<_> = kernels.values().filter_map(|k| k.package.clone()).collect();
+    kernels.retain(|version, kernel| kernel.package.is_some() || !copies.contains(version));
+
     let mut newest_first = Vec::new();
-    for (version, path) in kernels {
-        if let Some(linux) = file(tree, &path)? {
-            let candidate = (version, path, linux.clone());
+    for (version, kernel) in kernels {
+        if let Some(linux) = file(tree, &kernel.path)? {
+            let candidate = (version, kernel, linux.clone());
             insert_descending(&mut newest_first, candidate, newer);
         }
     }
     let mut rest = newest_first.into_iter();
-    let Some((version, path, linux)) = rest.next() else {
+    let Some((version, kernel, linux)) = rest.next() else {
         return Ok(None);
     };
+    let initrd = match (initrd_for(tree, &version)?, &kernel.package) {
+        (None, Some(package)) => initrd_for(tree, package)?,
+        (found, _) => found,
+    };
     Ok(Some(Kernel {
-        initrd: initrd_for(tree, &version)?,
+        initrd,
         version: display(&version),
-        path: display(&path),
+        path: display(&kernel.path),
         linux,
         passed_over: rest.map(|(version, ..)| display(&version)).collect(),
     }))
 }
 
+/// A kernel that is a file of its own.
+struct Found {
+    path: Vec<u8>,
+    /// What Arch Linux calls its package, and its files in `/boot`.
+    package: Option<Vec<u8>>,
+}
+
+impl Found {
+    fn at(path: Vec<u8>) -> Self {
+        Self {
+            path,
+            package: None,
+        }
+    }
+}
+
+/// The package of a kernel, as `pkgbase` beside its modules says on Arch
+/// Linux.
+fn package(
+    tree: &Tree,
+    reader: &SourceReader,
+    directory: &[u8],
+) -> Result<Option<Vec<u8>>, KernelError> {
+    let path = [directory, b"/pkgbase"].concat();
+    let Some(content) = file(tree, &path)? else {
+        return Ok(None);
+    };
+    let read = content::read(content, reader, 0..content.size.min(MAX_PACKAGE));
+    let text = read.map_err(|source| KernelError::Read {
+        path: display(&path),
+        source,
+    })?;
+    Ok(Some(text.trim_ascii().to_vec()).filter(|name| !name.is_empty() && !name.contains(&b'/')))
+}
+
 /// The initramfs of a version: beside the modules, or in /boot by the names
 /// of Debian, Fedora, openSUSE and Alpine.
 fn initrd_for(tree: &Tree, version: &[u8]) -> Result<Option<Initrd>, TreeError> {
-    let places: [(&[u8], &[u8]); 6] = [
-        (b"/usr/lib/modules/", b"/initramfs.img"),
-        (b"/usr/lib/modules/", b"/initrd"),
+    let [usr, root] = MODULES;
+    let places: [(&[u8], &[u8]); 8] = [
+        (usr, b"/initramfs.img"),
+        (usr, b"/initrd"),
+        (root, b"/initramfs.img"),
+        (root, b"/initrd"),
         (b"/boot/initrd.img-", b""),
         (b"/boot/initramfs-", b".img"),
         (b"/boot/initrd-", b""),
@@ -173,23 +249,31 @@ fn newest_unified(
     found: &mut Discovered,
 ) -> Result<(), KernelError> {
     let mut newest_first = Vec::new();
+    let mut seen = Vec::new();
     let mut candidate = |version: &[u8], path: Vec<u8>| {
-        if let Some(content) = file(tree, &path)? {
+        // Two paths lead to one file where a directory is a link.
+        let id = lookup(tree, &path)?.filter(|id| !seen.contains(id));
+        if let (Some(id), Some(content)) = (id, file(tree, &path)?) {
+            seen.push(id);
             let candidate = (version.to_vec(), path, content.clone());
             insert_descending(&mut newest_first, candidate, newer);
         }
         Ok::<_, TreeError>(())
     };
-    for name in names(tree, b"/boot/EFI/Linux")? {
-        if let Some(version) = name.strip_suffix(b".efi") {
-            candidate(version, [b"/boot/EFI/Linux/", name].concat())?;
+    for directory in [&b"/boot/EFI/Linux/"[..], b"/efi/EFI/Linux/"] {
+        for name in names(tree, directory)? {
+            if let Some(version) = name.strip_suffix(b".efi") {
+                candidate(version, [directory, name].concat())?;
+            }
         }
     }
-    for version in names(tree, b"/usr/lib/modules")? {
-        let directory = [b"/usr/lib/modules/", version].concat();
-        for name in names(tree, &directory)? {
-            if name.ends_with(b".efi") {
-                candidate(version, [&directory, &b"/"[..], name].concat())?;
+    for modules in MODULES {
+        for version in names(tree, modules)? {
+            let directory = [modules, version].concat();
+            for name in names(tree, &directory)? {
+                if name.ends_with(b".efi") {
+                    candidate(version, [&directory, &b"/"[..], name].concat())?;
+                }
             }
         }
     }
@@ -259,10 +343,8 @@ fn unified(
     })
 }
 
-/// A kernel or UKI: its version, path and content.
-type Candidate = (Vec<u8>, Vec<u8>, FileContent);
-
-fn newer(a: &Candidate, b: &Candidate) -> Ordering {
+/// Of two kernels or UKIs: which version is newer.
+fn newer<P>(a: &(Vec<u8>, P, FileContent), b: &(Vec<u8>, P, FileContent)) -> Ordering {
     version::compare(&a.0, &b.0)
 }
 

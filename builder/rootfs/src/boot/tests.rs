@@ -183,6 +183,156 @@ fn an_image_with_grub_for_bootupd_boots_by_it() {
 }
 
 #[test]
+fn an_image_with_the_packages_own_shim_and_grub_boots_by_them() {
+    let program = systemd(LOADER);
+    let boot = boot(
+        &[
+            ("/usr/lib/os-release", FEDORA.as_bytes()),
+            ("/usr/lib/modules/6.17/vmlinuz", &program),
+            ("/usr/lib/modules/6.17/initramfs.img", b"initrd"),
+            ("/usr/lib/bootupd/updates/EFI.json", b"{}"),
+            ("/usr/lib/efi/shim/15.8-3/EFI/BOOT/BOOTX64.EFI", &program),
+            ("/usr/lib/efi/shim/15.8-3/EFI/fedora/shimx64.efi", &program),
+            ("/usr/lib/efi/shim/15.4-1/EFI/fedora/old.efi", &program),
+            (
+                "/usr/lib/efi/grub2/1:2.12-40/EFI/fedora/grubx64.efi",
+                &program,
+            ),
+        ],
+        &options(),
+    )
+    .unwrap();
+    assert!(boot.warnings.is_empty(), "{:?}", boot.warnings);
+    let loader = "/usr/lib/efi/shim/15.8-3/EFI/BOOT/BOOTX64.EFI";
+    assert_eq!(boot.loader.as_deref(), Some(loader));
+    let programs = boot.esp.iter().map(|f| f.path.as_str());
+    let programs: Vec<_> = programs.filter(|p| !p.contains("6.17")).collect();
+    assert_eq!(
+        programs,
+        [
+            "EFI/BOOT/BOOTX64.EFI",
+            "EFI/fedora/grub.cfg",
+            "EFI/fedora/grubx64.efi",
+            "EFI/fedora/shimx64.efi",
+            "loader/entries.srel",
+        ]
+    );
+}
+
+#[test]
+fn kernels_are_found_where_distributions_keep_them() {
+    let cases: &[(&str, &[&str], [&str; 3])] = &[
+        (
+            "Ubuntu",
+            &[
+                "/boot/vmlinuz-6.8.0-50-generic",
+                "/boot/initrd.img-6.8.0-50-generic",
+                "/boot/config-6.8.0-50-generic",
+                "/boot/System.map-6.8.0-50-generic",
+                "/boot/vmlinuz.old",
+            ],
+            [
+                "6.8.0-50-generic",
+                "/boot/vmlinuz-6.8.0-50-generic",
+                "/boot/initrd.img-6.8.0-50-generic",
+            ],
+        ),
+        (
+            "Alpine",
+            &[
+                "/boot/vmlinuz-virt",
+                "/boot/initramfs-virt",
+                "/boot/config-6.12.13-0-virt",
+                "/lib/modules/6.12.13-0-virt/modules.dep",
+            ],
+            ["virt", "/boot/vmlinuz-virt", "/boot/initramfs-virt"],
+        ),
+        (
+            "openSUSE, with a copy for debuggers",
+            &[
+                "/usr/lib/modules/6.4.0-1-default/vmlinuz",
+                "/usr/lib/modules/6.4.0-1-default/initrd",
+                "/boot/vmlinux-6.4.0-1-default.xz",
+                "/boot/.vmlinuz-6.4.0-1-default.hmac",
+            ],
+            [
+                "6.4.0-1-default",
+                "/usr/lib/modules/6.4.0-1-default/vmlinuz",
+                "/usr/lib/modules/6.4.0-1-default/initrd",
+            ],
+        ),
+        (
+            "openSUSE on ARM",
+            &[
+                "/usr/lib/modules/6.4.0-1-default/Image",
+                "/boot/Image-6.4.0-1-default",
+                "/boot/initrd-6.4.0-1-default",
+            ],
+            [
+                "6.4.0-1-default",
+                "/usr/lib/modules/6.4.0-1-default/Image",
+                "/boot/initrd-6.4.0-1-default",
+            ],
+        ),
+        (
+            "Arch Linux, where files in /boot go by the package",
+            &[
+                "/usr/lib/modules/6.12.1-arch1-1/vmlinuz",
+                "/usr/lib/modules/6.12.1-arch1-1/pkgbase",
+                "/boot/vmlinuz-linux",
+                "/boot/initramfs-linux.img",
+                "/boot/initramfs-linux-fallback.img",
+            ],
+            [
+                "6.12.1-arch1-1",
+                "/usr/lib/modules/6.12.1-arch1-1/vmlinuz",
+                "/boot/initramfs-linux.img",
+            ],
+        ),
+        (
+            "/lib is no link",
+            &["/lib/modules/6.1/vmlinuz", "/lib/modules/6.1/initramfs.img"],
+            [
+                "6.1",
+                "/lib/modules/6.1/vmlinuz",
+                "/lib/modules/6.1/initramfs.img",
+            ],
+        ),
+    ];
+    for (name, files, [version, path, initrd]) in cases {
+        let files: Vec<_> = files
+            .iter()
+            .map(|path| match path.ends_with("pkgbase") {
+                true => (*path, &b"linux\n"[..]),
+                false => (*path, &b"content"[..]),
+            })
+            .collect();
+        let boot = boot(&files, &options()).unwrap();
+        let found = boot.kernel.initrd.as_ref().map(|i| i.path.as_str());
+        assert_eq!(boot.kernel.version, *version, "{name}");
+        assert_eq!(boot.kernel.path, *path, "{name}");
+        assert_eq!(found, Some(*initrd), "{name}");
+        assert!(
+            boot.kernel.passed_over.is_empty(),
+            "{name}: {:?}",
+            boot.kernel
+        );
+    }
+}
+
+#[test]
+fn a_unified_kernel_image_where_two_paths_lead_to_it_is_one() {
+    let (ready_made, _) = ready_made();
+    let files: &[(&str, &[u8])] = &[
+        ("/efi/EFI/Linux/mkosi.efi", &ready_made),
+        ("/boot", b"-> efi"),
+    ];
+    let boot = boot(files, &options()).unwrap();
+    assert_eq!(boot.kernel.path, "/boot/EFI/Linux/mkosi.efi");
+    assert!(boot.kernel.passed_over.is_empty());
+}
+
+#[test]
 fn an_image_with_only_a_stub_boots_a_unified_kernel_image() {
     let stub = systemd(STUB);
     let files: &[(&str, &[u8])] = &[
@@ -414,7 +564,7 @@ fn what_cannot_be_booted_is_refused_by_name() {
         (
             &[("/boot/config-6.1", b"x")],
             &options(),
-            "no kernel in the image; looked for /usr/lib/modules/*/vmlinuz, /boot/vmlinuz-*",
+            "no kernel in the image; looked for /usr/lib/modules/*/vmlinuz, /usr/lib/modules/*/Image",
         ),
         (&[kernel], &uki, "linuxx64.efi.stub is not in the image"),
         (
