@@ -354,6 +354,7 @@ proptest! {
             .collect();
         let mut options = Options { alignment: 512 << log_alignment, ..Options::new(guid(0)) };
         let computed = gpt::layout(&partitions, &options).unwrap();
+        let smallest = computed.disk_size;
         options.disk_size = Some(computed.disk_size + slack * 512);
         let layout = gpt::layout(&partitions, &options).unwrap();
         let disk = in_memory(&layout);
@@ -373,6 +374,7 @@ proptest! {
         prop_assert_eq!(read, ours);
 
         let bytes: Vec<_> = lens.iter().map(|len| len * 512).collect();
+        prop_assert_eq!(gpt::smallest_disk(&bytes, options.alignment).unwrap(), smallest);
         let room = gpt::space_left(&bytes, layout.disk_size, options.alignment).unwrap();
         if room > 0 && partitions.len() < 128 {
             let mut more = partitions.clone();

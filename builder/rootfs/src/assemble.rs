@@ -164,7 +164,7 @@ pub fn assemble(
             ..ext4::Options::new(root_size, root_uuid.into_bytes(), seed, options.time)
         },
     )
-    .map_err(|error| too_small(error, options.size))?;
+    .map_err(|error| too_small(error, &before, options.size))?;
 
     let new = |name: &str, type_guid, len, attributes| gpt::NewPartition {
         type_guid,
@@ -251,13 +251,15 @@ fn esp(boot: &Boot, ids: &Ids, options: &Options) -> Result<Volume, FatError> {
 }
 
 /// Says the size that the whole disk needs, not the partition.
-fn too_small(error: Ext4Error, asked: Size) -> AssembleError {
-    match (error, asked) {
-        (Ext4Error::NoSpace { size, needed }, Size::Disk(given)) => AssembleError::TooSmall {
-            needed: given.saturating_add(needed.saturating_sub(size)),
-            given,
-        },
-        (error, _) => error.into(),
+fn too_small(error: Ext4Error, before: &[u64], asked: Size) -> AssembleError {
+    let (Ext4Error::NoSpace { needed, .. }, Size::Disk(given)) = (&error, asked) else {
+        return error.into();
+    };
+    let lens = before.iter().copied();
+    let lens: Vec<_> = lens.chain([needed.next_multiple_of(ALIGNMENT)]).collect();
+    match gpt::smallest_disk(&lens, ALIGNMENT) {
+        Ok(needed) => AssembleError::TooSmall { needed, given },
+        Err(error) => error.into(),
     }
 }
 

@@ -103,7 +103,7 @@ _bootwright() {
             return 0
             ;;
         bootwright__subcmd__build)
-            opts="-o -f -q -h -V --output --format --compress --size --free --force --no-sync --boot --karg --karg-delete --stub --loader --esp-size --hostname --ssh-key --user --root-password-file --file --platform --max-entries --max-layer-size --tls-verify --cert-dir --authfile --creds --parallel --retries --store --json --quiet --help --version"
+            opts="-o -f -q -h -V --output --format --compress --size --free --force --no-sync --boot --karg --karg-delete --stub --loader --esp-size --hostname --ssh-key --user --root-password-file --file --platform --max-entries --max-layer-size --max-index-size --tls-verify --cert-dir --authfile --creds --parallel --retries --store --json --quiet --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -256,6 +256,10 @@ _bootwright() {
                     return 0
                     ;;
                 --max-layer-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-index-size)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -607,7 +611,7 @@ _bootwright() {
             return 0
             ;;
         bootwright__subcmd__inspect)
-            opts="-q -h -V --platform --max-entries --max-layer-size --tls-verify --cert-dir --authfile --creds --parallel --retries --store --json --quiet --help --version"
+            opts="-q -h -V --platform --max-entries --max-layer-size --max-index-size --tls-verify --cert-dir --authfile --creds --parallel --retries --store --json --quiet --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -622,6 +626,10 @@ _bootwright() {
                     return 0
                     ;;
                 --max-layer-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-index-size)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

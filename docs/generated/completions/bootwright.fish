@@ -61,6 +61,7 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l file -d 
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l platform -d 'Take the image for this platform from a multi-platform image [default: the host\'s]' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l max-entries -d 'Refuse images with more entries in their layers than this' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l max-layer-size -d 'Refuse layers that unpack to more than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l max-index-size -d 'Refuse layers whose list of entries takes more memory than this' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l tls-verify -d 'Require HTTPS and verify certificates; =false also allows plain HTTP' -r -f -a "true\t''
 false\t''"
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l cert-dir -d 'Use the certificates in DIR: *.crt to trust, *.cert with *.key to show' -r -f -a "(__fish_complete_directories)"
@@ -78,6 +79,7 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand build" -s V -l ver
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l platform -d 'Take the image for this platform from a multi-platform image [default: the host\'s]' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l max-entries -d 'Refuse images with more entries in their layers than this' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l max-layer-size -d 'Refuse layers that unpack to more than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l max-index-size -d 'Refuse layers whose list of entries takes more memory than this' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l tls-verify -d 'Require HTTPS and verify certificates; =false also allows plain HTTP' -r -f -a "true\t''
 false\t''"
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l cert-dir -d 'Use the certificates in DIR: *.crt to trust, *.cert with *.key to show' -r -f -a "(__fish_complete_directories)"

@@ -228,6 +228,7 @@ fn limits(args: &ImageArgs) -> Limits {
     Limits {
         max_entries: args.max_entries,
         max_layer_bytes: args.max_layer_size.0,
+        max_index_bytes: args.max_index_size.0,
         ..Limits::default()
     }
 }

@@ -49,8 +49,38 @@ pub fn main() -> ExitCode {
         }
         Err(error) if commands::is_broken_pipe(&error) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("bootwright: {error:#}");
+            eprintln!("bootwright: {}", explained(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error and its causes in one line. Many errors end with the words of
+/// their cause; those are not said again.
+fn explained(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_everything_once() {
+        let cause = || anyhow::anyhow!("no such file");
+        let said = cause().context("cannot open x: no such file");
+        let error = said.context("--file");
+        assert_eq!(explained(&error), "--file: cannot open x: no such file");
+        let error = cause().context("cannot open x");
+        assert_eq!(explained(&error), "cannot open x: no such file");
     }
 }

@@ -40,21 +40,26 @@ impl Case {
     }
 
     fn build(&self) -> Command {
+        self.build_with("none")
+    }
+
+    fn build_with(&self, boot: &str) -> Command {
         fs::create_dir_all(self.at("out")).unwrap();
         let mut program = bootwright(&self.at("store"));
-        program.args(["build", &self.reference(), "--boot", "none", "-o"]);
+        program.args(["build", &self.reference(), "--boot", boot, "-o"]);
         program.arg(self.at("out/disk.raw"));
         program
     }
 
     /// The build must fail, say all of `words`, and leave no file behind.
-    fn fails_with(&self, program: &mut Command, words: &[&str]) {
+    fn fails_with(&self, program: &mut Command, words: &[&str]) -> String {
         let said = fails(program);
         for word in words {
             assert!(said.contains(word), "{word:?} is not in: {said}");
         }
         assert_eq!(said.matches("bootwright: ").count(), 1, "one error: {said}");
         self.nothing_left();
+        said
     }
 
     fn nothing_left(&self) {
@@ -204,9 +209,19 @@ fn a_size_too_small_says_the_size_needed() {
             Compression::None,
         )
         .tag("v1");
-    let mut program = case.build();
-    program.args(["--size", "8M"]);
-    case.fails_with(&mut program, &["--size", "MiB"]);
+    // The first is too small for the boot partition alone.
+    let needed = |size: &str| {
+        let mut program = case.build_with("bls");
+        program.args(["--size", size]);
+        let said = case.fails_with(&mut program, &["--size", "MiB"]);
+        let number = said.split("at least ").nth(1).unwrap();
+        number.split(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let bytes = needed("8M");
+    assert_eq!(bytes, needed("514M"));
+    assert_eq!(bytes, needed(&(bytes - (1 << 20)).to_string()));
+    let mut program = case.build_with("bls");
+    ok(program.args(["--size", &bytes.to_string()]));
 }
 
 #[test]
@@ -283,6 +298,27 @@ fn a_full_disk_is_told_and_leaves_nothing() {
     if let Err(panic) = said {
         std::panic::resume_unwind(panic);
     }
+}
+
+#[test]
+fn a_file_that_may_not_become_so_long_is_no_full_disk() {
+    let case = Case::new();
+    case.layout()
+        .layer(&base().finish(), Compression::None)
+        .tag("v1");
+    let build = case.build();
+    // In blocks of 512 bytes, of which every file of the store needs fewer.
+    let mut program = command(&[
+        "sh",
+        "-c",
+        "ulimit -f 2000; trap '' XFSZ; exec \"$@\"",
+        "sh",
+    ]);
+    program.arg(build.get_program()).args(build.get_args());
+    for (name, value) in build.get_envs() {
+        program.env(name, value.unwrap_or_default());
+    }
+    case.fails_with(&mut program, &["disk.raw", "ulimit"]);
 }
 
 #[test]

@@ -172,6 +172,18 @@ pub fn space_left(before: &[u64], disk_size: u64, alignment: u64) -> Result<u64,
     Ok(room - room % alignment)
 }
 
+/// The size in bytes of the smallest disk, a multiple of the alignment, for
+/// partitions of the lengths `lens`.
+///
+/// # Errors
+/// The alignment is no multiple of 512, or the lengths fit no disk.
+pub fn smallest_disk(lens: &[u64], alignment: u64) -> Result<u64, LayoutError> {
+    let starts = place(lens.iter().copied(), alignment)?;
+    let last = starts.last().zip(lens.last());
+    let end = last.map_or(FIRST_USABLE * SECTOR, |(start, len)| start + len);
+    align_up(end + TRAILER * SECTOR, alignment)
+}
+
 fn check(partitions: &[NewPartition]) -> Result<(), LayoutError> {
     if partitions.len() > ENTRY_COUNT {
         return Err(LayoutError::TooManyPartitions(partitions.len()));

@@ -14,7 +14,7 @@ pub mod types;
 
 use uuid::Uuid;
 
-pub use layout::{Layout, LayoutError, NewPartition, Options, layout, space_left};
+pub use layout::{Layout, LayoutError, NewPartition, Options, layout, smallest_disk, space_left};
 pub use partition_reader::PartitionReader;
 pub use read::{Fault, ReadError, read};
 

@@ -170,6 +170,14 @@ pub enum SinkError {
         /// Bytes of content.
         needed: u64,
     },
+    /// The file would be longer than files can be there.
+    #[error(
+        "{to} cannot become as long as it has to: its file system, or a limit set with ulimit -f, does not allow it"
+    )]
+    TooLong {
+        /// The file.
+        to: String,
+    },
     /// The block device is too small.
     #[error("{} has {size} bytes, the disk needs {needed}", .path.display())]
     DeviceTooSmall {
@@ -291,6 +299,9 @@ pub fn write(
             SinkError::Write { to, error } if is_full(&error) => {
                 SinkError::NoSpace { to, needed: data }
             }
+            SinkError::Write { to, error } if error.kind() == io::ErrorKind::FileTooLarge => {
+                SinkError::TooLong { to }
+            }
             error => error,
         })?;
     Ok(Report {
@@ -373,6 +384,6 @@ fn what_is(path: &Path) -> Result<Place, SinkError> {
 fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
     )
 }

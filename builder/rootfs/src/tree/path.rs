@@ -30,6 +30,12 @@ enum Located {
     },
 }
 
+/// A path for a message that puts a slash before it.
+fn shown(path: &[u8]) -> String {
+    let slashes = path.iter().take_while(|&&b| b == b'/').count();
+    display(path.get(slashes..).unwrap_or_default())
+}
+
 impl Tree {
     /// The inode at `path` (relative to the root, leading slashes allowed),
     /// following symbolic links inside the tree, the last one included.
@@ -39,7 +45,7 @@ impl Tree {
     pub fn resolve(&self, path: &[u8]) -> Result<InodeId, TreeError> {
         match self.locate(path)? {
             Located::Found(id) => Ok(id),
-            Located::Missing { .. } => Err(TreeError::NotFound(display(path))),
+            Located::Missing { .. } => Err(TreeError::NotFound(shown(path))),
         }
     }
 
@@ -54,7 +60,7 @@ impl Tree {
         let (parent, name) = last_component(path)?;
         let dir = self.resolve(parent)?;
         if !self.inode(dir).is_directory() {
-            return Err(TreeError::NotADirectory(display(parent)));
+            return Err(TreeError::NotADirectory(shown(parent)));
         }
         Ok((dir, name))
     }
@@ -73,7 +79,7 @@ impl Tree {
         loop {
             match self.locate(path)? {
                 Located::Found(id) if self.inode(id).is_directory() => return Ok(id),
-                Located::Found(_) => return Err(TreeError::NotADirectory(display(path))),
+                Located::Found(_) => return Err(TreeError::NotADirectory(shown(path))),
                 Located::Missing { dir, name } => {
                     self.insert(dir, &name, template.clone())?;
                 }
@@ -89,7 +95,7 @@ impl Tree {
         while let Some(name) = rest.pop() {
             let here = trail.last().copied().unwrap_or(self.root());
             let Some(entries) = self.directory(here) else {
-                return Err(TreeError::NotADirectory(display(path)));
+                return Err(TreeError::NotADirectory(shown(path)));
             };
             if name == b".." {
                 // The root is its own parent.
@@ -105,7 +111,7 @@ impl Tree {
             if let Kind::Symlink(target) = &self.inode(id).kind {
                 links += 1;
                 if links > MAX_SYMLINKS {
-                    return Err(TreeError::SymlinkLoop(display(path)));
+                    return Err(TreeError::SymlinkLoop(shown(path)));
                 }
                 if target.starts_with(b"/") {
                     trail.truncate(1);
@@ -125,7 +131,7 @@ pub(crate) fn last_component(path: &[u8]) -> Result<(&[u8], &[u8]), TreeError> {
     let end = path.iter().rposition(|&b| b != b'/').map_or(0, |at| at + 1);
     let (parent, name) = split(&path[..end]);
     match name {
-        b"" | b"." | b".." => Err(TreeError::BadName(display(path), "names no file")),
+        b"" | b"." | b".." => Err(TreeError::BadName(shown(path), "names no file")),
         _ => Ok((parent, name)),
     }
 }

@@ -85,6 +85,9 @@ pub struct ImageArgs {
     /// Refuse layers that unpack to more than this
     #[arg(long, value_name = "SIZE", default_value = "64G")]
     pub max_layer_size: ByteSize,
+    /// Refuse layers whose list of entries takes more memory than this
+    #[arg(long, value_name = "SIZE", default_value = "1G")]
+    pub max_index_size: ByteSize,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub registry: RegistryArgs,
