@@ -32,6 +32,7 @@ impl Purpose {
             ],
             Self::Boot => &["openssh-client", "ovmf", "qemu-system-x86", "qemu-utils"],
             Self::Referees => &[
+                "7zip",
                 "acl",
                 "apache2-utils",
                 "attr",
@@ -43,6 +44,7 @@ impl Purpose {
                 "gdisk",
                 "libarchive-tools",
                 "libcap2-bin",
+                "libnbd-bin",
                 "mtools",
                 "openssl",
                 "podman",

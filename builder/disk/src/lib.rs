@@ -7,6 +7,7 @@
 
 pub mod gpt;
 pub mod ids;
+pub mod nbd;
 pub mod plan;
 pub mod plan_file;
 pub mod reader;

@@ -31,12 +31,6 @@ pub struct BuildArgs {
     /// Compress the disk's contents [default: as the format must]
     #[arg(long, value_enum, value_name = "HOW")]
     pub compress: Option<Compression>,
-    /// Size of the disk [default: content and --free]
-    #[arg(long, value_name = "SIZE", conflicts_with = "free")]
-    pub size: Option<ByteSize>,
-    /// Free space to leave in the root file system
-    #[arg(long, value_name = "SIZE", default_value = "1G")]
-    pub free: ByteSize,
     /// Replace an existing output
     #[arg(long)]
     pub force: bool,
@@ -45,16 +39,30 @@ pub struct BuildArgs {
     pub no_sync: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub boot: BootArgs,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub customize: CustomizeArgs,
+    pub plan: PlanArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub image_args: ImageArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub output_args: OutputArgs,
+}
+
+/// What shapes the disk that is made of an image.
+#[derive(Debug, Clone, Args)]
+pub struct PlanArgs {
+    /// Size of the disk [default: content and --free]
+    #[arg(long, value_name = "SIZE", conflicts_with = "free")]
+    pub size: Option<ByteSize>,
+    /// Free space to leave in the root file system
+    #[arg(long, value_name = "SIZE", default_value = "1G")]
+    pub free: ByteSize,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub boot: BootArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub customize: CustomizeArgs,
 }
 
 /// Whether a disk's contents are compressed.
@@ -82,7 +90,7 @@ pub enum BootMode {
 }
 
 /// Boot options.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Boot")]
 pub struct BootArgs {
     /// How the firmware finds the kernel
@@ -106,7 +114,7 @@ pub struct BootArgs {
 }
 
 /// Changes to the root file system.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Customisation")]
 pub struct CustomizeArgs {
     /// Set the host name

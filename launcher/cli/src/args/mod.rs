@@ -2,10 +2,12 @@
 
 mod build;
 mod common;
+mod serve;
 mod size;
 
-pub use build::{BootArgs, BootMode, BuildArgs, Compression, CustomizeArgs};
+pub use build::{BootArgs, BootMode, BuildArgs, Compression, CustomizeArgs, PlanArgs};
 pub use common::{ImageArgs, OutputArgs, RegistryArgs, StoreArgs};
+pub use serve::ServeArgs;
 pub use size::ByteSize;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +33,8 @@ pub enum Command {
     Build(Box<BuildArgs>),
     /// Show what an image or a disk holds
     Inspect(Box<InspectArgs>),
+    /// Export a disk over NBD without writing it
+    Serve(Box<ServeArgs>),
     /// Look after the store of layers
     Cache(CacheArgs),
     /// Print a completion script for a shell

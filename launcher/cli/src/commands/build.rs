@@ -11,7 +11,7 @@ use bootwright_rootfs::assemble::{self, Disk, Size};
 use bootwright_rootfs::boot;
 use serde::Serialize;
 
-use crate::args::{BootArgs, BootMode, BuildArgs, ByteSize, Compression};
+use crate::args::{BootArgs, BootMode, BuildArgs, ByteSize, Compression, PlanArgs};
 use crate::image::{self, ImageReport, Loaded};
 use crate::interrupt::Interrupt;
 use crate::progress::Messages;
@@ -66,7 +66,7 @@ pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> anyhow::Result<()>
         interrupt,
         &mut timings,
     )?;
-    let disk = plan(&mut loaded, args)?;
+    let disk = plan(&mut loaded, &args.plan, format.size_unit())?;
     timings.end("plan");
     let mut warnings = loaded.tree.warnings().to_vec();
     warnings.extend(disk.warnings.iter().cloned());
@@ -125,8 +125,8 @@ pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Customises the tree and plans the disk.
-pub(crate) fn plan(loaded: &mut Loaded, args: &BuildArgs) -> anyhow::Result<Disk> {
+/// Customises the tree and plans the disk, whose size is a multiple of `unit`.
+pub(crate) fn plan(loaded: &mut Loaded, args: &PlanArgs, unit: u64) -> anyhow::Result<Disk> {
     let parsed = super::customize::parse(&args.customize, loaded)?;
     parsed.customization.apply(&mut loaded.tree)?;
     let reader = SourceReader::new(loaded.tree.sources().to_vec());
@@ -147,7 +147,6 @@ pub(crate) fn plan(loaded: &mut Loaded, args: &BuildArgs) -> anyhow::Result<Disk
         variant: parsed.canonical,
     };
     let disk = assemble::assemble(&loaded.tree, &reader, &options)?;
-    let unit = format(args).size_unit();
     if disk.plan.size().is_multiple_of(unit) {
         return Ok(disk);
     }
@@ -210,7 +209,7 @@ fn compression(args: &BuildArgs, format: Format) -> anyhow::Result<sink::Compres
 /// after it.
 fn check_size(args: &BuildArgs, format: Format) -> anyhow::Result<()> {
     let unit = format.size_unit();
-    if let Some(ByteSize(size)) = args.size
+    if let Some(ByteSize(size)) = args.plan.size
         && unit > MIB
         && !size.is_multiple_of(unit)
     {

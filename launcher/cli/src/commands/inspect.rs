@@ -11,7 +11,7 @@ use bootwright_rootfs::boot::{Architecture, bls, discover};
 use bootwright_rootfs::{ext4, fat};
 use serde::Serialize;
 
-use crate::args::{BuildArgs, Cli, Command, InspectArgs};
+use crate::args::{Cli, Command, InspectArgs, PlanArgs};
 use crate::image::{self, ImageReport};
 use crate::interrupt::Interrupt;
 use crate::progress::Messages;
@@ -80,17 +80,10 @@ struct EspFile {
 /// Runs the command.
 pub(crate) fn run(args: &InspectArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
     let path = Path::new(&args.target);
-    // A path of an existing file is a disk; references never name plain files.
-    if path.is_file() || is_block_device(path) {
+    if super::is_disk(path) {
         return disk(path, args);
     }
     image(args, interrupt)
-}
-
-fn is_block_device(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt as _;
-    path.metadata()
-        .is_ok_and(|m| m.file_type().is_block_device())
 }
 
 fn image(args: &InspectArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
@@ -104,7 +97,7 @@ fn image(args: &InspectArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
         &mut timings,
     )?;
     // What `build` does without options, so that the two cannot disagree.
-    let planned = super::build::plan(&mut loaded, &default_build()?);
+    let planned = super::build::plan(&mut loaded, &default_plan()?, 1);
     timings.end("plan");
     let mut warnings = loaded.tree.warnings().to_vec();
     let (boot, problem, partitions, plan) = match planned {
@@ -137,10 +130,10 @@ fn image(args: &InspectArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
 }
 
 /// `build`'s options when none is given, as the command line has them.
-fn default_build() -> anyhow::Result<BuildArgs> {
+fn default_plan() -> anyhow::Result<PlanArgs> {
     use clap::Parser as _;
     match Cli::try_parse_from(["bootwright", "build", "image", "-o", "disk"])?.command {
-        Command::Build(args) => Ok(*args),
+        Command::Build(args) => Ok(args.plan),
         _ => Err(anyhow::anyhow!("`build` is not `build`")),
     }
 }

@@ -4,9 +4,11 @@ pub(crate) mod build;
 pub(crate) mod cache;
 mod customize;
 pub(crate) mod inspect;
+pub(crate) mod serve;
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -41,6 +43,13 @@ fn read_limited(path: &Path, limit: u64) -> anyhow::Result<Vec<u8>> {
         bail!("{} is larger than {limit} bytes", path.display());
     }
     Ok(bytes)
+}
+
+/// Whether an argument names a disk file and not an image: references never
+/// name plain files.
+fn is_disk(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|m| m.is_file() || m.file_type().is_block_device())
 }
 
 /// Whether an error is that the reader of our output went away, which is the
