@@ -12,6 +12,7 @@
 pub mod console;
 mod device;
 pub mod features;
+pub mod net;
 pub mod queue;
 pub mod rng;
 mod stats;

@@ -242,12 +242,22 @@ const IOV_MAX: usize = 1024;
 
 /// Guest memory as the host sees it, for system calls that read or write it
 /// without a copy in between.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Slices<'m> {
     pieces: Vec<VolatileSlice<'m>>,
 }
 
-impl Slices<'_> {
+impl<'m> Slices<'m> {
+    /// Adds `other` at the end.
+    pub fn append(&mut self, mut other: Slices<'m>) {
+        self.pieces.append(&mut other.pieces);
+    }
+
+    /// Whether one system call can take all of them, and a prefix.
+    pub fn fits_one_call(&self) -> bool {
+        self.pieces.len() < IOV_MAX
+    }
+
     /// Bytes in all.
     pub fn len(&self) -> usize {
         self.pieces.iter().map(VolatileSlice::len).sum()

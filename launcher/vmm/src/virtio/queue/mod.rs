@@ -52,8 +52,8 @@ pub struct Virtqueue {
     doorbell: EventFd,
     interrupt: Arc<dyn Interrupt>,
     indirect: bool,
-    /// Used buffers that the driver has not been told of.
-    pending: bool,
+    /// Where the used index was when the driver was thought of last.
+    told: u16,
     /// Emptied lists of buffers, to be filled again.
     spare: Vec<Vec<Buffer>>,
 }
@@ -69,11 +69,11 @@ impl Virtqueue {
         queue.set_event_idx(features & features::RING_EVENT_IDX != 0);
         Self {
             index,
+            told: queue.next_used(),
             queue,
             doorbell,
             interrupt,
             indirect: features & features::RING_INDIRECT_DESC != 0,
-            pending: false,
             spare: Vec::new(),
         }
     }
@@ -151,33 +151,67 @@ impl Virtqueue {
     ) -> Result<(), QueueError> {
         let head = chain.head();
         self.recycle(chain);
-        self.queue.add_used(memory, head, len)?;
-        self.pending = true;
+        Ok(self.queue.add_used(memory, head, len)?)
+    }
+
+    /// Hands several chains back at once: the driver sees all of them or none,
+    /// which matters where several make up one packet.
+    ///
+    /// # Errors
+    /// The used ring is not in memory.
+    pub fn complete_all(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        chains: impl IntoIterator<Item = (Chain, u32)>,
+    ) -> Result<(), QueueError> {
+        let mut chains = chains.into_iter().peekable();
+        let size = self.queue.size().max(1);
+        while let Some((chain, len)) = chains.next() {
+            if chains.peek().is_none() {
+                // Writes the index, and with it publishes those before.
+                return self.complete(memory, chain, len);
+            }
+            // An element of the used ring, section 2.7.8.
+            let next = self.queue.next_used();
+            let mut element = [0; 8];
+            element[..4].copy_from_slice(&u32::from(chain.head()).to_le_bytes());
+            element[4..].copy_from_slice(&len.to_le_bytes());
+            let slot = u64::from(next % size);
+            let address = self.queue.used_ring().saturating_add(4 + slot * 8);
+            memory
+                .write_slice(&element, GuestAddress(address))
+                .map_err(virtio_queue::Error::GuestMemory)?;
+            self.queue.set_next_used(next.wrapping_add(1));
+            self.recycle(chain);
+        }
         Ok(())
     }
 
-    /// Interrupts the driver if there are used buffers it wants to hear of.
+    /// Interrupts the driver if there are used buffers it wants to hear of,
+    /// [section 2.7.7.2].
     ///
     /// # Errors
     /// The ring is not in memory, or the interrupt cannot be injected.
+    ///
+    /// [section 2.7.7.2]: https://docs.oasis-open.org/virtio/virtio/v1.2/virtio-v1.2.html#x1-550002
     pub fn notify(&mut self, memory: &GuestMemoryMmap) -> Result<(), QueueError> {
-        if !self.pending {
+        let new = self.queue.next_used();
+        let old = std::mem::replace(&mut self.told, new);
+        if new == old {
             return Ok(());
         }
-        self.pending = false;
-        // With EVENT_IDX this looks at `used_event`; without, it says yes.
-        if !self.queue.needs_notification(memory)? {
+        // The used index must be out before it is read what the driver wants.
+        fence(Ordering::SeqCst);
+        let ring = self.queue.avail_ring();
+        let wanted = if self.queue.event_idx_enabled() {
+            let event = ring.saturating_add(4 + u64::from(self.queue.size()) * 2);
+            let event = load(memory, event)?;
+            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+        } else {
+            load(memory, ring)? & NO_INTERRUPT == 0
+        };
+        if !wanted {
             return Ok(());
-        }
-        if !self.queue.event_idx_enabled() {
-            // The used index must be out before the flag is read.
-            fence(Ordering::SeqCst);
-            let flags: u16 = memory
-                .load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
-                .map_err(virtio_queue::Error::GuestMemory)?;
-            if u16::from_le(flags) & NO_INTERRUPT != 0 {
-                return Ok(());
-            }
         }
         self.interrupt
             .queue(self.index)
@@ -251,6 +285,13 @@ impl Virtqueue {
             self.spare.push(chain.into_buffers());
         }
     }
+}
+
+fn load(memory: &GuestMemoryMmap, address: u64) -> Result<u16, QueueError> {
+    memory
+        .load(GuestAddress(address), Ordering::Relaxed)
+        .map(u16::from_le)
+        .map_err(|error| virtio_queue::Error::GuestMemory(error).into())
 }
 
 /// Marks `fd` as non-blocking.
