@@ -76,6 +76,10 @@ pub struct ActiveQueue {
 }
 
 /// How a device reaches its driver.
+///
+/// Devices call these from threads of their own, also while the transport waits
+/// in [`VirtioDevice::reset`] or [`VirtioDevice::activate`] for that thread:
+/// implementations take no lock that is held there.
 pub trait Interrupt: Send + Sync + fmt::Debug {
     /// Used buffers are in queue `index`.
     ///
