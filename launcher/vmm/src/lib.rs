@@ -4,4 +4,5 @@
 //! What goes in is a kernel, an initramfs, a command line and block back ends;
 //! what comes out is a running guest and, in the end, why it stopped.
 
+pub mod block;
 pub mod virtio;

@@ -1,0 +1,173 @@
+//! A plan as a disk, read-only.
+
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bootwright_disk::plan::{Content, Extent, Plan, SourceId, SourceKind};
+use bootwright_disk::source::SourceReader;
+
+use super::{Backend, BaseId, FileRun, HostFile, Limits, Run, SECTOR, checked, read_only};
+
+/// Extents of one file that lie closer together than this, on the disk as in
+/// the file, are one run with gaps: a file's last block is cheaper to read in
+/// passing than to leave out.
+const MAX_GAP: u64 = 4096;
+
+/// How many packs are kept open beside the files that come and go; an image
+/// has at most 127 layers.
+const MAX_PACKS: usize = 512;
+
+/// A [`Plan`] over packs and host files.
+///
+/// Packs are opened once, by [`PlanDisk::new`]; host files (a plan of a
+/// directory may have 100,000) when they are read, the least recently used
+/// one leaving when there are too many.
+#[derive(Debug)]
+pub struct PlanDisk {
+    plan: Arc<Plan>,
+    sources: SourceReader,
+    packs: Vec<Option<Arc<HostFile>>>,
+    /// The host file that was read last: most reads continue it.
+    last: Mutex<Option<(SourceId, Arc<HostFile>)>>,
+}
+
+impl PlanDisk {
+    /// The disk that `plan` describes. Opens its packs.
+    ///
+    /// # Errors
+    /// A pack is missing or has the wrong length; the message names it.
+    pub fn new(plan: impl Into<Arc<Plan>>) -> io::Result<Self> {
+        let plan = plan.into();
+        let sources = SourceReader::new(plan.sources().to_vec());
+        let mut open = 0;
+        let mut packs = Vec::with_capacity(plan.sources().len());
+        for (i, source) in plan.sources().iter().enumerate() {
+            let pack = matches!(source.kind, SourceKind::Pack { .. }) && open < MAX_PACKS;
+            packs.push(if pack {
+                open += 1;
+                let file = sources.file(SourceId(i as u32))?.try_clone()?;
+                Some(Arc::new(HostFile::new(file, &source.path)))
+            } else {
+                None
+            });
+        }
+        Ok(Self {
+            plan,
+            sources,
+            packs,
+            last: Mutex::new(None),
+        })
+    }
+
+    /// The plan that is served.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// What an overlay over this disk remembers of it.
+    pub fn identity(&self) -> BaseId {
+        BaseId::of_plan(&self.plan)
+    }
+
+    fn file(&self, id: SourceId) -> io::Result<Arc<HostFile>> {
+        if let Some(Some(file)) = self.packs.get(id.0 as usize) {
+            return Ok(Arc::clone(file));
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((open, file)) = &*last
+            && *open == id
+        {
+            return Ok(Arc::clone(file));
+        }
+        let path = self.plan.sources().get(id.0 as usize).map(|s| &s.path);
+        let file = self.sources.file(id)?.try_clone()?;
+        let file = Arc::new(HostFile::new(file, path.cloned().unwrap_or_default()));
+        *last = Some((id, Arc::clone(&file)));
+        Ok(file)
+    }
+
+    fn file_run(&self, part: &Extent, rest: &[Extent], end: u64) -> io::Result<Option<FileRun>> {
+        let Content::Source { id, offset } = part.content else {
+            return Ok(None);
+        };
+        let mut run = FileRun::new(&self.file(id)?, offset, part.len);
+        run.source = Some(id);
+        for next in rest {
+            let Some(next) = next.slice(part.start..end) else {
+                break;
+            };
+            let Content::Source {
+                id: next_id,
+                offset: next_offset,
+            } = next.content
+            else {
+                break;
+            };
+            let at = next.start - part.start;
+            let gap = at.saturating_sub(run.len);
+            if next_id != id || gap >= MAX_GAP || offset.checked_add(at) != Some(next_offset) {
+                break;
+            }
+            if gap > 0 {
+                run.gaps.push(run.len..at);
+            }
+            run.len = at + next.len;
+        }
+        Ok(Some(run))
+    }
+}
+
+impl Backend for PlanDisk {
+    fn size(&self) -> u64 {
+        self.plan.size() / SECTOR * SECTOR
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::READ_ONLY
+    }
+
+    fn read(&self, range: Range<u64>) -> io::Result<Run> {
+        checked(&range, self.size())?;
+        let extents = self.plan.extents_in(range.clone());
+        let Some((first, rest)) = extents.split_first() else {
+            return Ok(Run::Zeros(range.end - range.start));
+        };
+        if first.start > range.start {
+            return Ok(Run::Zeros(first.start - range.start));
+        }
+        let Some(part) = first.slice(range.clone()) else {
+            return Ok(Run::Zeros(range.end - range.start));
+        };
+        if let Some(run) = self.file_run(&part, rest, range.end)? {
+            return Ok(Run::File(run));
+        }
+        match part.content {
+            Content::Literal(bytes) => Ok(Run::Literal(bytes)),
+            Content::Source { .. } => Err(super::overlong()),
+        }
+    }
+
+    fn check(&self, run: &FileRun) -> io::Result<()> {
+        match run.source {
+            Some(id) => self.sources.check(id, run.file.file()),
+            None => Ok(()),
+        }
+    }
+
+    fn prepare_write(&self, _range: Range<u64>) -> io::Result<FileRun> {
+        Err(read_only())
+    }
+
+    fn write_zeroes(&self, _range: Range<u64>, _unmap: bool) -> io::Result<()> {
+        Err(read_only())
+    }
+
+    fn discard(&self, _range: Range<u64>) -> io::Result<()> {
+        Err(read_only())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
