@@ -28,6 +28,7 @@ complete -c bootwright -n "__fish_bootwright_needs_command" -s h -l help -d 'Pri
 complete -c bootwright -n "__fish_bootwright_needs_command" -s V -l version -d 'Print version'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "build" -d 'Build a bootable disk from a container image'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "inspect" -d 'Show what an image or a disk holds'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "serve" -d 'Export a disk over NBD without writing it'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "cache" -d 'Look after the store of layers'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "completion" -d 'Print a completion script for a shell'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -92,6 +93,39 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l json -
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -s q -l quiet -d 'Print nothing but errors and the result'
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -s h -l help -d 'Print help'
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l nbd -d 'Serve over NBD at this unix socket, read-only, to programs of the same user' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l size -d 'Size of the disk [default: content and --free]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l free -d 'Free space to leave in the root file system' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l boot -d 'How the firmware finds the kernel' -r -f -a "auto\t'By what the image carries'
+uki\t'A unified kernel image; needs a stub'
+bls\t'systemd-boot and a boot loader entry'
+none\t'No boot loader; boots with bootwright\'s launcher only'"
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l karg -d 'Add to the kernel command line (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l karg-delete -d 'Take an argument of the image or the defaults off the kernel command line (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l stub -d 'UKI stub to use instead of the image\'s' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l loader -d 'Boot loader (EFI binary) to use instead of the image\'s systemd-boot' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l esp-size -d 'Size of the EFI system partition [default: 512M, or more if its files need it]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l hostname -d 'Set the host name' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l ssh-key -d 'Let the public key in FILE log in: as the --user, or else as root (repeatable)' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l user -d 'Add a user who may use sudo (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l root-password-file -d 'Set root\'s password to the first line of FILE: plain, or a crypt(5) hash' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l file -d 'Copy a file or directory of the host into the image (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l platform -d 'Take the image for this platform from a multi-platform image [default: the host\'s]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l max-entries -d 'Refuse images with more entries in their layers than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l max-layer-size -d 'Refuse layers that unpack to more than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l max-index-size -d 'Refuse layers whose list of entries takes more memory than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l tls-verify -d 'Require HTTPS and verify certificates; =false also allows plain HTTP' -r -f -a "true\t''
+false\t''"
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l cert-dir -d 'Use the certificates in DIR: *.crt to trust, *.cert with *.key to show' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l authfile -d 'Read registry credentials from FILE [default: those of podman, then docker]' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l creds -d 'Credentials for the registry' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l parallel -d 'How many layers to fetch at once' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l retries -d 'How often to try again after a network error or when the registry is busy' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l store -d 'Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l json -d 'Print the result as JSON on standard output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -s q -l quiet -d 'Print nothing but errors and the result'
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -s V -l version -d 'Print version'
 complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and not __fish_seen_subcommand_from ls list prune verify help" -s h -l help -d 'Print help'
 complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and not __fish_seen_subcommand_from ls list prune verify help" -s V -l version -d 'Print version'
 complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and not __fish_seen_subcommand_from ls list prune verify help" -f -a "ls" -d 'List the layers in the store'
@@ -128,11 +162,12 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_
 complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c bootwright -n "__fish_bootwright_using_subcommand completion" -s h -l help -d 'Print help'
 complete -c bootwright -n "__fish_bootwright_using_subcommand completion" -s V -l version -d 'Print version'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect cache completion help" -f -a "build" -d 'Build a bootable disk from a container image'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect cache completion help" -f -a "inspect" -d 'Show what an image or a disk holds'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect cache completion help" -f -a "cache" -d 'Look after the store of layers'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect cache completion help" -f -a "completion" -d 'Print a completion script for a shell'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect cache completion help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect serve cache completion help" -f -a "build" -d 'Build a bootable disk from a container image'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect serve cache completion help" -f -a "inspect" -d 'Show what an image or a disk holds'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect serve cache completion help" -f -a "serve" -d 'Export a disk over NBD without writing it'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect serve cache completion help" -f -a "cache" -d 'Look after the store of layers'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect serve cache completion help" -f -a "completion" -d 'Print a completion script for a shell'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect serve cache completion help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "ls" -d 'List the layers in the store'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "prune" -d 'Remove layers from the store'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "verify" -d 'Read every layer in the store and check it against its sums'
