@@ -9,6 +9,7 @@ mod boot;
 mod demo;
 mod generate;
 mod image;
+mod lab;
 mod paths;
 mod proc;
 mod referees;
@@ -44,6 +45,8 @@ enum Command {
         #[arg(long)]
         no_setup: bool,
     },
+    /// Run guests under KVM on an emulated machine that has it
+    Lab(lab::Options),
     /// Measure speed and memory
     Bench(bench::Options),
     /// Write the man pages and completions that are kept in the repository
@@ -75,6 +78,10 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Demo => demo::run(),
         Command::Test { parts, no_setup } => test::run(&parts, !no_setup),
+        Command::Lab(options) => {
+            setup::packages(&[setup::Purpose::Lab])?;
+            lab::run(&options)
+        }
         Command::Bench(options) => bench::run(&options),
         Command::Generate { check } => generate::run(check),
     }

@@ -14,13 +14,21 @@ pub(crate) enum Purpose {
     Boot,
     /// Checking what was written with the programs that own the formats.
     Referees,
+    /// Running guests under an emulated machine's KVM.
+    Lab,
     /// Comparing with other programs.
     Bench,
 }
 
 impl Purpose {
     /// All of them.
-    pub(crate) const ALL: &[Self] = &[Self::Image, Self::Boot, Self::Referees, Self::Bench];
+    pub(crate) const ALL: &[Self] = &[
+        Self::Image,
+        Self::Boot,
+        Self::Referees,
+        Self::Lab,
+        Self::Bench,
+    ];
 
     fn packages(self) -> &'static [&'static str] {
         match self {
@@ -34,10 +42,12 @@ impl Purpose {
             Self::Referees => &[
                 "7zip",
                 "acl",
+                "acpica-tools",
                 "apache2-utils",
                 "attr",
                 "binutils",
                 "docker-registry",
+                "dmidecode",
                 "dosfstools",
                 "e2fsprogs",
                 "fdisk",
@@ -58,6 +68,7 @@ impl Purpose {
                 "umoci",
                 "zstd",
             ],
+            Self::Lab => &["debian-archive-keyring", "qemu-system-x86", "xz-utils"],
             Self::Bench => &["e2fsprogs", "qemu-utils", "umoci"],
         }
     }

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use xshell::{Shell, cmd};
 
 use crate::setup::{self, Purpose};
-use crate::{book, demo, generate, image, paths, proc, referees};
+use crate::{book, demo, generate, image, lab, paths, proc, referees};
 
 /// The version of cargo-deny that deny.toml is written for.
 const CARGO_DENY: &str = "0.20.2";
@@ -36,6 +36,8 @@ pub(crate) enum Part {
     Referees,
     /// The Debian image's disk boots and answers
     Boot,
+    /// Debian's kernels run under KVM on an emulated machine
+    Lab,
 }
 
 /// Runs the given parts, all if none is given, and tells them all apart at
@@ -66,6 +68,7 @@ fn set_up_for(parts: &[Part]) -> Result<()> {
         match part {
             Part::Unit => purposes.extend([Purpose::Image, Purpose::Referees]),
             Part::Referees => purposes.extend([Purpose::Image, Purpose::Referees]),
+            Part::Lab => purposes.push(Purpose::Lab),
             Part::Boot => purposes.extend([Purpose::Image, Purpose::Boot]),
             Part::Fmt | Part::Clippy | Part::Generated | Part::Doc | Part::Book | Part::Deny => {}
         }
@@ -101,6 +104,7 @@ fn run_part(part: Part) -> Result<()> {
         Part::Deny => deny(&sh),
         Part::Referees => referees::run(&image::debian()?, &demo::static_binary()?),
         Part::Boot => demo::run(),
+        Part::Lab => lab::test(),
     }
 }
 

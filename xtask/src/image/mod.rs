@@ -10,6 +10,8 @@ mod inputs;
 mod mirror;
 mod root;
 
+pub(crate) use mirror::Mirror;
+
 use std::fs;
 use std::path::PathBuf;
 

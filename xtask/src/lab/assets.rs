@@ -1,0 +1,155 @@
+//! What the lab is made of: Debian's kernels and busybox, and our programs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use xshell::{Shell, cmd};
+
+use crate::image::Mirror;
+use crate::{paths, proc};
+
+/// The target whose standard library can be linked statically.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// A Debian release's kernel for clouds.
+#[derive(Debug, Clone)]
+pub(crate) struct Kernel {
+    /// `bookworm`, say.
+    pub(crate) suite: &'static str,
+    /// The bzImage.
+    pub(crate) image: PathBuf,
+    /// The folder with its modules, `kernel` within.
+    pub(crate) modules: PathBuf,
+}
+
+/// Everything that goes into L1.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    /// Where the lab keeps its files.
+    pub(crate) dir: PathBuf,
+    /// The kernel of L1, and the older one of L2.
+    pub(crate) bookworm: Kernel,
+    /// The newer one of L2.
+    pub(crate) trixie: Kernel,
+    /// A static busybox.
+    pub(crate) busybox: PathBuf,
+    /// Our programs.
+    pub(crate) programs: Vec<PathBuf>,
+}
+
+/// Fetches packages that are missing and builds the programs.
+pub(crate) fn prepare() -> Result<Lab> {
+    let dir = paths::product("lab");
+    let (bookworm, busybox) = suite(&dir, "bookworm")?;
+    let (trixie, _) = suite(&dir, "trixie")?;
+    Ok(Lab {
+        bookworm,
+        trixie,
+        busybox,
+        programs: programs()?,
+        dir,
+    })
+}
+
+/// A release's kernel and busybox, unpacked under the lab's folder.
+fn suite(lab: &Path, suite: &'static str) -> Result<(Kernel, PathBuf)> {
+    let root = lab.join(suite);
+    if !root.join("complete").exists() {
+        fetch(lab, suite, &root).with_context(|| format!("cannot get packages of {suite}"))?;
+    }
+    let image = one(&root.join("boot"), "vmlinuz-")?;
+    let modules =
+        one(&root.join("usr/lib/modules"), "").or_else(|_| one(&root.join("lib/modules"), ""))?;
+    let busybox = [root.join("usr/bin/busybox"), root.join("bin/busybox")];
+    let busybox = busybox.into_iter().find(|path| path.exists());
+    let kernel = Kernel {
+        suite,
+        image,
+        modules,
+    };
+    Ok((kernel, busybox.context("no busybox in its package")?))
+}
+
+fn one(dir: &Path, prefix: &str) -> Result<PathBuf> {
+    let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            return Ok(entry.path());
+        }
+    }
+    bail!("no {prefix}* in {}", dir.display())
+}
+
+/// Downloads with apt, which has its state here and leaves the machine's own
+/// alone.
+fn fetch(lab: &Path, suite: &str, root: &Path) -> Result<()> {
+    let state = lab.join("apt").join(suite);
+    let _ = fs::remove_dir_all(&state);
+    for folder in ["lists/partial", "archives/partial", "sources"] {
+        fs::create_dir_all(state.join(folder))?;
+    }
+    let sources = Mirror::of_this_machine()?.sources(suite);
+    fs::write(state.join("sources/lab.sources"), sources)?;
+    fs::write(state.join("status"), "")?;
+    let sh = Shell::new()?;
+    sh.change_dir(&state);
+    let at = |name: &str| state.join(name).display().to_string();
+    let options = [
+        format!("Dir::State={}", state.display()),
+        format!("Dir::State::lists={}", at("lists")),
+        format!("Dir::State::status={}", at("status")),
+        format!("Dir::Cache={}", state.display()),
+        "Dir::Etc::sourcelist=/dev/null".into(),
+        format!("Dir::Etc::sourceparts={}", at("sources")),
+        "APT::Architecture=amd64".into(),
+        "APT::Architectures=amd64".into(),
+        "APT::Sandbox::User=".into(),
+        "Acquire::Languages=none".into(),
+    ]
+    .into_iter()
+    .flat_map(|option| ["-o".to_owned(), option])
+    .collect::<Vec<_>>();
+    let options = &options;
+    let log = lab.join("apt.log");
+    proc::run_logged(cmd!(sh, "apt-get {options...} --quiet update"), &log)?;
+    let depends = proc::read(cmd!(
+        sh,
+        "apt-cache {options...} depends --important linux-image-cloud-amd64"
+    ))?;
+    let kernel = depends
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Depends: "))
+        .context("linux-image-cloud-amd64 depends on no kernel")?;
+    proc::run_logged(
+        cmd!(
+            sh,
+            "apt-get {options...} --quiet download {kernel} busybox-static"
+        ),
+        &log,
+    )?;
+    let _ = fs::remove_dir_all(root);
+    for entry in fs::read_dir(&state)? {
+        let package = entry?.path();
+        if package.extension().is_some_and(|e| e == "deb") {
+            proc::run_logged(cmd!(sh, "dpkg-deb --extract {package} {root}"), &log)?;
+            fs::remove_file(package)?;
+        }
+    }
+    fs::write(root.join("complete"), "")?;
+    Ok(())
+}
+
+/// The programs that run in L1, linked statically.
+fn programs() -> Result<Vec<PathBuf>> {
+    let sh = Shell::new()?;
+    sh.change_dir(paths::workspace());
+    sh.set_var("RUSTFLAGS", "-C target-feature=+crt-static");
+    proc::run(cmd!(
+        sh,
+        "cargo build --release --locked --target {TARGET} --package bootwright-vmm --example boot"
+    ))?;
+    let release = paths::target().join(TARGET).join("release");
+    Ok(vec![release.join("examples/boot")])
+}

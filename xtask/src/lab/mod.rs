@@ -1,0 +1,42 @@
+//! The KVM lab: hardware virtualisation where there is none.
+//!
+//! QEMU emulates a machine whose processor has SVM. In it, a Debian kernel
+//! loads kvm-amd, and the release binary runs guests through the real KVM.
+//! The outer machine is called L1, the guests in it L2.
+
+mod assets;
+mod cpio;
+mod initramfs;
+mod machine;
+mod scenarios;
+
+use anyhow::{Result, bail};
+
+use machine::Machine;
+
+/// What to do in the lab.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// A command for the shell of L1; without one, all scenarios run.
+    /// Kernels are in /lab, programs in /lab/bin
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+/// Runs a command in the lab, or all scenarios.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let lab = assets::prepare()?;
+    if options.command.is_empty() {
+        return scenarios::run(&lab);
+    }
+    let outcome = Machine::default().run(&lab, &options.command.join(" "), true)?;
+    match outcome.status {
+        0 => Ok(()),
+        status => bail!("the command ended with status {status}"),
+    }
+}
+
+/// All scenarios, as a part of the tests.
+pub(crate) fn test() -> Result<()> {
+    scenarios::run(&assets::prepare()?)
+}
