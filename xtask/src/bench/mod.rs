@@ -139,38 +139,51 @@ impl Bench {
         );
         report.row(Row::ratio("warm build / cp", &warm, &copy, 1.2));
 
-        self.qcow2(reference, &raw, report)?;
+        self.formats(reference, &raw, report)?;
         report.row(Row::memory("peak memory, cold build", &cold, 64));
         report.row(Row::memory("peak memory, warm build", &warm, 64));
         Ok(())
     }
 
-    fn qcow2(&self, reference: &str, raw: &Path, report: &mut Report) -> Result<()> {
-        for (kind, ours, theirs) in [
-            ("plain", &["--format", "qcow2"][..], &["-O", "qcow2"][..]),
+    /// Every format beside a conversion of the raw disk to the same.
+    fn formats(&self, reference: &str, raw: &Path, report: &mut Report) -> Result<()> {
+        for (name, ours, theirs) in [
+            ("qcow2 plain", &["qcow2"][..], &["qcow2"][..]),
             (
-                "zstd",
-                &["--format", "qcow2", "--compress", "zstd"],
-                &["-O", "qcow2", "-c", "-o", "compression_type=zstd"],
+                "qcow2 zstd",
+                &["qcow2", "--compress", "zstd"],
+                &["qcow2", "-c", "-o", "compression_type=zstd"],
             ),
+            (
+                "vmdk",
+                &["vmdk"],
+                &["vmdk", "-o", "subformat=streamOptimized"],
+            ),
+            ("vhd", &["vhd"], &["vpc", "-o", "force_size=on"]),
+            (
+                "vhd-fixed",
+                &["vhd-fixed"],
+                &["vpc", "-o", "subformat=fixed,force_size=on"],
+            ),
+            ("vhdx", &["vhdx"], &["vhdx"]),
         ] {
-            let disk = self.at("disk.qcow2");
-            let build = self.repeat(&format!("{kind} qcow2"), || {
-                command(self.build(reference, &disk, ours))
+            let disk = self.at("disk.other");
+            let options = [&["--format"][..], ours].concat();
+            let build = self.repeat(name, || {
+                remove(&disk)?;
+                command(self.build(reference, &disk, &options))
             })?;
             let sh = Shell::new()?;
-            let convert = self.repeat(&format!("qemu-img, {kind}"), || {
+            let convert = self.repeat(&format!("qemu-img, {name}"), || {
                 remove(&disk)?;
-                let convert = cmd!(sh, "qemu-img convert -f raw {theirs...} {raw} {disk}");
+                let convert = cmd!(sh, "qemu-img convert -f raw -O {theirs...} {raw} {disk}");
                 Ok(add(command(convert)?, command(cmd!(sh, "sync {disk}"))?))
             })?;
-            let name = format!("qcow2 {kind}");
-            let build = report.measure(&name, "`build`, layers known", build);
-            let name = format!("qemu-img {kind}");
+            let build = report.measure(name, "`build`, layers known", build);
             let what = "`qemu-img convert` of the raw disk and `sync`";
-            let convert = report.measure(&name, what, convert);
-            let name = format!("qcow2 {kind} / qemu-img convert");
-            report.row(Row::ratio(&name, &build, &convert, 1.0));
+            let convert = report.measure(&format!("qemu-img {name}"), what, convert);
+            let row = format!("{name} / qemu-img convert");
+            report.row(Row::ratio(&row, &build, &convert, 1.0));
         }
         Ok(())
     }

@@ -34,21 +34,35 @@ pub(crate) fn run(image: &Image, binary: &Path) -> Result<()> {
     sh.change_dir(&dir);
     let reference = &image.reference;
     for (name, options) in [
-        ("disk.raw", &["--format", "raw"][..]),
-        ("plain.qcow2", &["--format", "qcow2"]),
-        ("zstd.qcow2", &["--format", "qcow2", "--compress", "zstd"]),
+        ("disk.raw", &["raw"][..]),
+        ("plain.qcow2", &["qcow2"]),
+        ("zstd.qcow2", &["qcow2", "--compress", "zstd"]),
+        ("disk.vmdk", &["vmdk"]),
+        ("disk.vhd", &["vhd"]),
+        ("fixed.vhd", &["vhd-fixed"]),
+        ("disk.vhdx", &["vhdx"]),
     ] {
         proc::run(cmd!(
             sh,
-            "{binary} build {reference} -o {name} {options...} --store store --quiet"
+            "{binary} build {reference} -o {name} --format {options...} --store store --quiet"
         ))?;
     }
     let raw = dir.join("disk.raw");
-    for name in ["plain.qcow2", "zstd.qcow2"] {
-        proc::run(cmd!(sh, "qemu-img check {name}"))?;
+    for (name, kind) in [
+        ("plain.qcow2", "qcow2"),
+        ("zstd.qcow2", "qcow2"),
+        ("disk.vmdk", "vmdk"),
+        ("disk.vhd", "vpc"),
+        ("fixed.vhd", "vpc"),
+        ("disk.vhdx", "vhdx"),
+    ] {
+        // QEMU has no check for VHD.
+        if kind != "vpc" {
+            proc::run(cmd!(sh, "qemu-img check -f {kind} {name}"))?;
+        }
         proc::run(cmd!(
             sh,
-            "qemu-img compare --force-share -f raw -F qcow2 {raw} {name}"
+            "qemu-img compare --force-share -f raw -F {kind} {raw} {name}"
         ))?;
     }
     let partitions = partitions(&sh, &raw)?;
