@@ -13,6 +13,7 @@ pub mod plan_file;
 pub mod reader;
 pub mod sink;
 pub mod source;
+mod vhdx;
 mod zero;
 
 pub use plan::{Content, Extent, Plan, PlanBuilder, PlanError, Source, SourceId, SourceKind};

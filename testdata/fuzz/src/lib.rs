@@ -1,5 +1,6 @@
 //! What several fuzz targets need.
 
+use bootwright_disk::ReadAt;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
@@ -66,4 +67,20 @@ pub fn scratch(name: &str) -> PathBuf {
     let dir = format!("/dev/shm/bootwright-fuzz-{}", std::process::id());
     std::fs::create_dir_all(&dir).expect("/dev/shm can be written");
     PathBuf::from(dir).join(name)
+}
+
+/// Reads a little of a disk here and there; its data must lie on it.
+pub fn read_some(disk: &dyn ReadAt) {
+    let mut from = 0;
+    for _ in 0..20 {
+        let Ok(Some(data)) = disk.next_data(from) else {
+            break;
+        };
+        assert!(data.start >= from && data.start < data.end && data.end <= disk.size());
+        let mut bytes = vec![0; (data.end - data.start).min(1 << 20) as usize];
+        let _ = disk.read_exact_at(data.start, &mut bytes);
+        from = data.end;
+    }
+    let mut sector = [0; 512];
+    let _ = disk.read_exact_at(disk.size().saturating_sub(512), &mut sector);
 }

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, SeekFrom as Find, open, seek};
 use rustix::io::Errno;
 
+use super::blocks::Blocks;
 use super::qcow2::Qcow2;
-use super::{FileRun, ReadAt, Run, checked_range};
+use super::{FileRun, ReadAt, Run, checked_range, vhd, vhdx};
 
 /// The largest disk that is opened, in bytes: 64 TiB. Headers of a few bytes
 /// can claim any size, and what reads the disk has work to do for each byte.
@@ -56,6 +57,10 @@ pub enum DiskFormat {
     Raw,
     /// qcow2, version 2 or 3.
     Qcow2,
+    /// VHD, fixed or dynamic.
+    Vhd,
+    /// VHDX, version 1.
+    Vhdx,
 }
 
 impl DiskFormat {
@@ -64,23 +69,29 @@ impl DiskFormat {
         match self {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
+            Self::Vhd => "vhd",
+            Self::Vhdx => "vhdx",
         }
     }
 }
 
-/// A raw or qcow2 disk, to be read.
+/// A raw, qcow2, VHD or VHDX disk, to be read.
 ///
-/// Nothing but the file itself is ever opened: a qcow2 that names another
+/// Nothing but the file itself is ever opened: a disk that names another
 /// file is refused, whatever it is. Memory is bounded whatever its tables say.
 #[derive(Debug)]
 pub struct DiskFile {
     image: Image,
+    file_len: u64,
 }
 
 #[derive(Debug)]
 enum Image {
     Raw(RawFile),
     Qcow2(Box<Qcow2>),
+    /// Without the footer.
+    FixedVhd(RawFile),
+    Blocks(Box<Blocks>),
 }
 
 /// Opens the disk in the file or block device `path`, of the format that its
@@ -104,11 +115,17 @@ pub fn open_disk_as(path: &Path, format: DiskFormat) -> Result<DiskFile, DiskErr
 
 impl DiskFile {
     fn new(raw: RawFile, format: DiskFormat) -> Result<Self, DiskError> {
+        let file_len = raw.len;
         let image = match format {
             DiskFormat::Raw => Image::Raw(raw),
             DiskFormat::Qcow2 => Image::Qcow2(Box::new(Qcow2::open(raw)?)),
+            DiskFormat::Vhd => match vhd::fixed_size(&raw)? {
+                Some(len) => Image::FixedVhd(RawFile { len, ..raw }),
+                None => Image::Blocks(Box::new(vhd::open_dynamic(raw)?)),
+            },
+            DiskFormat::Vhdx => Image::Blocks(Box::new(vhdx::open(raw)?)),
         };
-        let disk = Self { image };
+        let disk = Self { image, file_len };
         if disk.size() > MAX_DISK_SIZE {
             return Err(DiskError::Unsupported {
                 path: disk.raw().path.clone(),
@@ -126,6 +143,8 @@ impl DiskFile {
         match &self.image {
             Image::Raw(_) => DiskFormat::Raw,
             Image::Qcow2(_) => DiskFormat::Qcow2,
+            Image::FixedVhd(_) => DiskFormat::Vhd,
+            Image::Blocks(blocks) => blocks.format(),
         }
     }
 
@@ -136,20 +155,22 @@ impl DiskFile {
 
     /// Length of the file in bytes.
     pub fn file_len(&self) -> u64 {
-        self.raw().len
+        self.file_len
     }
 
     fn raw(&self) -> &RawFile {
         match &self.image {
-            Image::Raw(raw) => raw,
+            Image::Raw(raw) | Image::FixedVhd(raw) => raw,
             Image::Qcow2(qcow2) => qcow2.file(),
+            Image::Blocks(blocks) => blocks.file(),
         }
     }
 
     fn disk(&self) -> &dyn ReadAt {
         match &self.image {
-            Image::Raw(raw) => raw,
+            Image::Raw(raw) | Image::FixedVhd(raw) => raw,
             Image::Qcow2(qcow2) => &**qcow2,
+            Image::Blocks(blocks) => &**blocks,
         }
     }
 }
@@ -215,14 +236,48 @@ impl RawFile {
         &self.file
     }
 
+    /// The error of a file that breaks the rules of its format.
+    pub(super) fn damaged(&self, format: DiskFormat, reason: String) -> DiskError {
+        DiskError::Damaged {
+            path: self.path.clone(),
+            format: format.name(),
+            reason,
+        }
+    }
+
+    /// The error of a file that is not safe to read, or not read at all.
+    pub(super) fn unsupported(&self, what: &str) -> DiskError {
+        DiskError::Unsupported {
+            path: self.path.clone(),
+            what: what.into(),
+        }
+    }
+
+    /// The `N` bytes at `offset` as a field of `format`.
+    pub(super) fn field<const N: usize>(
+        &self,
+        offset: u64,
+        format: DiskFormat,
+    ) -> Result<[u8; N], DiskError> {
+        let mut bytes = [0; N];
+        match self.read_exact_at(offset, &mut bytes) {
+            Ok(()) => Ok(bytes),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(self.damaged(format, format!("it ends before byte {offset}")))
+            }
+            Err(error) => Err(DiskError::Io {
+                path: self.path.clone(),
+                error,
+            }),
+        }
+    }
+
     /// The format that the first bytes show.
     fn probe(&self) -> Result<DiskFormat, DiskError> {
         /// Formats that nobody means when they say raw disk.
-        const FOREIGN: [(usize, &[u8], &str); 10] = [
+        const FOREIGN: [(usize, &[u8], &str); 8] = [
             (0, b"KDMV", "a VMDK"),
             (0, b"# Disk DescriptorFile", "the descriptor of a VMDK"),
-            (0, b"vhdxfile", "a VHDX"),
-            (0, b"conectix", "a VHD"),
             (0, b"QED\0", "a QED disk"),
             (64, b"\x7f\x10\xda\xbe", "a VDI"),
             (0, b"\x1f\x8b\x08", "compressed with gzip"),
@@ -239,6 +294,12 @@ impl RawFile {
         })?;
         if head.starts_with(&super::qcow2::MAGIC) {
             return Ok(DiskFormat::Qcow2);
+        }
+        if head.starts_with(&crate::vhdx::SIGNATURE) {
+            return Ok(DiskFormat::Vhdx);
+        }
+        if head.starts_with(&vhd::COOKIE) || vhd::fixed_size(self)?.is_some() {
+            return Ok(DiskFormat::Vhd);
         }
         for (at, magic, name) in FOREIGN {
             if head.get(at..).is_some_and(|h| h.starts_with(magic)) {

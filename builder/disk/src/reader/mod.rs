@@ -2,13 +2,16 @@
 //!
 //! [`ReadAt`] is what sinks, servers and inspectors read. [`PlanReader`]
 //! gives it over a [`Plan`](crate::Plan) and its source files; [`DiskFile`] over a
-//! raw or qcow2 file, which may come from a stranger. [`DiskCursor`] turns either
+//! raw, qcow2, VHD or VHDX file, which may come from a stranger. [`DiskCursor`] turns either
 //! into a [`Read`](io::Read) and [`Seek`](io::Seek).
 
+mod blocks;
 mod cursor;
 mod file;
 mod plan;
 mod qcow2;
+mod vhd;
+mod vhdx;
 
 use std::fmt::Debug;
 use std::fs::File;

@@ -7,20 +7,20 @@
 
 use std::ops::Range;
 
-use uuid::{Uuid, uuid};
+use uuid::Uuid;
 
 use super::output::Output;
 use super::units::Units;
 use super::{SinkError, ids};
 use crate::reader::ReadAt;
+use crate::vhdx::{
+    DISK_ID, DISK_SIZE, FILE_PARAMETERS, FULLY_PRESENT, HEADER_LEN, HEADERS, IS_REQUIRED,
+    LOGICAL_SECTOR_SIZE, MAX_BLOCK, METADATA_REGION, METADATA_TABLE_LEN, MIN_BLOCK,
+    PHYSICAL_SECTOR_SIZE, REGION_TABLE_LEN, REGION_TABLES, SIGNATURE, TABLE_REGION, checksum,
+    chunk_ratio,
+};
 
 const MIB: u64 = 1 << 20;
-
-/// Section 2.2: places in the header section.
-const HEADERS: [u64; 2] = [64 << 10, 128 << 10];
-const HEADER_LEN: usize = 4096;
-const REGION_TABLES: [u64; 2] = [192 << 10, 256 << 10];
-const REGION_TABLE_LEN: usize = 64 << 10;
 
 /// Where the regions are.
 const LOG: u64 = MIB;
@@ -33,27 +33,8 @@ const LOGICAL_SECTOR: u32 = 512;
 /// What a sector has physically: the guest aligns its writes to it.
 const PHYSICAL_SECTOR: u32 = 4096;
 
-/// The smallest and the largest block (section 2.6.2.1).
-const MIN_BLOCK: u64 = MIB;
-const MAX_BLOCK: u64 = 256 * MIB;
-
 /// With more blocks than this, they are made larger.
 const MANY_BLOCKS: u64 = 512 << 10;
-
-/// Section 2.5.1.1, `PAYLOAD_BLOCK_FULLY_PRESENT`. One that is not present
-/// has state 0.
-const FULLY_PRESENT: u64 = 6;
-
-/// Section 2.2.3.2, "Region Table Entry".
-const TABLE_REGION: Uuid = uuid!("2dc27766-f623-4200-9d64-115e9bfd4a08");
-const METADATA_REGION: Uuid = uuid!("8b7ca206-4790-4b9a-b8fe-575f050f886e");
-
-/// Section 2.6.2, "Known Metadata Items".
-const FILE_PARAMETERS: Uuid = uuid!("caa16737-fa36-4d43-b3b6-33f0aa44e76b");
-const DISK_SIZE: Uuid = uuid!("2fa54224-cd1b-4876-b211-5dbed83bf4b8");
-const DISK_ID: Uuid = uuid!("beca12ab-b2e6-4523-93ef-c309e000c746");
-const LOGICAL_SECTOR_SIZE: Uuid = uuid!("8141bf1d-a96f-4709-ba47-f233a8faab5f");
-const PHYSICAL_SECTOR_SIZE: Uuid = uuid!("cda348c7-445d-4471-9cc9-e9885251c556");
 
 /// Writes `disk`.
 pub(super) fn write(disk: &dyn ReadAt, output: &mut Output<'_>) -> Result<(), SinkError> {
@@ -64,7 +45,7 @@ pub(super) fn write(disk: &dyn ReadAt, output: &mut Output<'_>) -> Result<(), Si
     let ids = ids(disk)?;
 
     let mut start = Vec::new();
-    start.extend(b"vhdxfile");
+    start.extend(SIGNATURE);
     start.extend("Bootwright".encode_utf16().flat_map(u16::to_le_bytes));
     for (sequence, at) in (1..).zip(HEADERS) {
         start.resize(at as usize, 0);
@@ -129,7 +110,7 @@ impl Entries {
     fn new(disk_size: u64, block: u64) -> Self {
         Self {
             blocks: disk_size.div_ceil(block),
-            chunk: (u64::from(LOGICAL_SECTOR) << 23) / block,
+            chunk: chunk_ratio(LOGICAL_SECTOR, block),
         }
     }
 
@@ -182,7 +163,7 @@ fn region_table(table_len: u64) -> Vec<u8> {
 /// tables have at the same place.
 fn checked(mut bytes: Vec<u8>, len: usize) -> Vec<u8> {
     bytes.resize(len, 0);
-    let sum = crc32c::crc32c(&bytes);
+    let sum = checksum(&bytes);
     for (to, from) in bytes.iter_mut().skip(4).zip(sum.to_le_bytes()) {
         *to = from;
     }
@@ -191,10 +172,8 @@ fn checked(mut bytes: Vec<u8>, len: usize) -> Vec<u8> {
 
 /// Section 2.6, "Metadata Region": a table, and from 64 KiB on its items.
 fn metadata(disk_size: u64, block: u64, disk: Uuid) -> Vec<u8> {
-    const ITEMS: usize = 64 << 10;
-    /// Of flags: the item is about the virtual disk, a reader must know it.
+    /// Of an item: it is about the virtual disk.
     const IS_VIRTUAL_DISK: u32 = 2;
-    const IS_REQUIRED: u32 = 4;
     let about_disk = IS_VIRTUAL_DISK | IS_REQUIRED;
     // The upper half: no parent, and blocks may be absent.
     let parameters = block.to_le_bytes();
@@ -221,13 +200,13 @@ fn metadata(disk_size: u64, block: u64, disk: Uuid) -> Vec<u8> {
     let mut values: Vec<u8> = Vec::new();
     for (id, value, flags) in items {
         table.extend(id.to_bytes_le());
-        table.extend(((ITEMS + values.len()) as u32).to_le_bytes());
+        table.extend(((METADATA_TABLE_LEN + values.len()) as u32).to_le_bytes());
         table.extend((value.len() as u32).to_le_bytes());
         table.extend(flags.to_le_bytes());
         table.extend([0; 4]);
         values.extend(value);
     }
-    table.resize(ITEMS, 0);
+    table.resize(METADATA_TABLE_LEN, 0);
     table.extend(values);
     table
 }

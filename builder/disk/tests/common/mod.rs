@@ -3,12 +3,12 @@
 #![allow(dead_code, unreachable_pub, clippy::panic)]
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
-use bootwright_disk::reader::ReadAt;
+use bootwright_disk::reader::{ReadAt, Run};
 use bootwright_disk::sink::{self, Format, Options, Report, SinkError, Target};
 use bootwright_disk::{Extent, Plan, PlanBuilder, PlanReader, Source, SourceId, SourceKind};
 use proptest::prelude::*;
@@ -132,6 +132,53 @@ pub fn write(
         &|_| {},
         &AtomicBool::new(false),
     )
+}
+
+/// The disk equals `bytes`, read at once, in pieces, by runs and by data.
+pub fn check_disk(disk: &dyn ReadAt, bytes: &[u8]) {
+    assert_eq!(disk.size(), bytes.len() as u64);
+    let read = |at: u64, len: u64| {
+        let mut part = vec![0xee; len as usize];
+        disk.read_exact_at(at, &mut part).expect("readable");
+        part
+    };
+    assert!(read(0, disk.size()) == bytes);
+    let mut at = 0;
+    while at < disk.size() {
+        let len = (at * 7 % 90_001 + 1).min(disk.size() - at);
+        assert!(read(at, len) == bytes[at as usize..][..len as usize]);
+        at += len;
+    }
+    let mut at = 0;
+    while at < disk.size() {
+        let len = match disk.next_run(at..disk.size()).expect("readable") {
+            Run::Read(len) => len,
+            Run::File(run) => {
+                let mut part = vec![0; run.len as usize];
+                run.file
+                    .read_exact_at(&mut part, run.offset)
+                    .expect("readable");
+                assert!(
+                    part == bytes[at as usize..][..run.len as usize],
+                    "run at {at}"
+                );
+                run.len
+            }
+        };
+        assert!(len > 0 && at + len <= disk.size());
+        at += len;
+    }
+    let mut at = 0;
+    while let Some(data) = disk.next_data(at).expect("readable") {
+        assert!(data.start >= at && data.start < data.end && data.end <= disk.size());
+        assert!(
+            bytes[at as usize..data.start as usize]
+                .iter()
+                .all(|b| *b == 0)
+        );
+        at = data.end;
+    }
+    assert!(bytes[at as usize..].iter().all(|b| *b == 0));
 }
 
 /// Bytes that do not compress, the same for the same seed.

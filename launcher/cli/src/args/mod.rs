@@ -47,7 +47,7 @@ pub enum Command {
 /// `bootwright inspect`.
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
-    /// Image reference, or a disk file (raw or qcow2)
+    /// Image reference, or a disk file (raw, qcow2, vhd or vhdx)
     #[arg(value_name = "IMAGE|DISK")]
     pub target: String,
     #[command(flatten)]
