@@ -79,6 +79,8 @@ pub struct Image {
     pub platform: Platform,
     /// Its config.
     pub config: ImageConfig,
+    /// Annotations of its manifest.
+    pub annotations: BTreeMap<String, String>,
     /// Its layers, lowest first.
     pub layers: Vec<LayerInfo>,
     /// What identifiers derive from: the same for all sources of the image.
@@ -150,6 +152,7 @@ pub fn load(
         platform: found.config.platform.clone(),
         identity: found.config.identity(),
         config: found.config,
+        annotations: found.manifest.annotations,
         layers,
     })
 }

@@ -23,11 +23,24 @@ use crate::source::Note;
 /// Longest answer of a token server in bytes.
 const MAX_TOKEN: u64 = 1 << 20;
 
+/// What a client is to be let do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Read the repository.
+    Pull,
+    /// Write to it, with blobs of other repositories.
+    Push {
+        /// Those repositories.
+        mount_from: Vec<String>,
+    },
+}
+
 /// The log-in of a client.
 #[derive(Debug)]
 pub(super) struct Auth {
     registry: String,
     repository: String,
+    scopes: Vec<String>,
     given: Option<Credentials>,
     authfile: Option<PathBuf>,
     state: Mutex<State>,
@@ -65,10 +78,25 @@ enum Challenge {
 }
 
 impl Auth {
-    pub(super) fn new(registry: &str, repository: &str, options: &RegistryOptions) -> Self {
+    pub(super) fn new(
+        registry: &str,
+        repository: &str,
+        options: &RegistryOptions,
+        access: &Access,
+    ) -> Self {
+        let scopes = match access {
+            Access::Pull => vec![format!("repository:{repository}:pull")],
+            Access::Push { mount_from } => {
+                let others = mount_from.iter().filter(|other| *other != repository);
+                std::iter::once(format!("repository:{repository}:pull,push"))
+                    .chain(others.map(|other| format!("repository:{other}:pull")))
+                    .collect()
+            }
+        };
         Self {
             registry: registry.to_owned(),
             repository: repository.to_owned(),
+            scopes,
             given: options.credentials.clone(),
             authfile: options.authfile.clone(),
             state: Mutex::default(),
@@ -223,10 +251,9 @@ impl Auth {
     /// What the token has to permit: what is needed, and what the registry
     /// says is needed.
     fn scopes(&self, asked: Option<String>) -> Vec<String> {
-        let own = format!("repository:{}:pull", self.repository);
-        let mut scopes = vec![own];
-        scopes.extend(asked.filter(|asked| !asked.is_empty()));
-        scopes.dedup();
+        let mut scopes = self.scopes.clone();
+        let asked = asked.filter(|asked| !asked.is_empty() && !scopes.contains(asked));
+        scopes.extend(asked);
         scopes
     }
 

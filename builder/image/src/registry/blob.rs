@@ -196,7 +196,7 @@ impl Read for BlobReader<'_> {
 }
 
 /// Where a 206 begins: `Content-Range: bytes START-END/SIZE`.
-fn range_start(headers: &HeaderMap) -> Option<u64> {
+pub(super) fn range_start(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(CONTENT_RANGE)?.to_str().ok()?;
     let range = value.trim().strip_prefix("bytes")?.trim_start();
     range.split_once('-')?.0.trim().parse().ok()

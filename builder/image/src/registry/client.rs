@@ -9,7 +9,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use oci_client::errors::OciEnvelope;
@@ -18,7 +18,7 @@ use reqwest::{RequestBuilder, Response, StatusCode, Url, redirect};
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
-use super::auth::Auth;
+use super::auth::{Access, Auth};
 use super::error::Failure;
 use super::{RegistryError, RegistryOptions, RetryPolicy, retry, tls};
 use crate::reference::RegistryReference;
@@ -76,6 +76,7 @@ impl Client {
     pub(super) fn new(
         reference: &RegistryReference,
         options: &RegistryOptions,
+        access: &Access,
     ) -> Result<Self, RegistryError> {
         let registry = reference.registry().to_owned();
         let host = match registry.as_str() {
@@ -125,7 +126,7 @@ impl Client {
             host,
             base: OnceCell::new(),
             tls_verify,
-            auth: Auth::new(&registry, reference.repository(), options),
+            auth: Auth::new(&registry, reference.repository(), options, access),
             registry,
             retry: options.retry,
             stall: options.stall_timeout,
@@ -191,15 +192,19 @@ impl Client {
                 Err(Failure::Again { error, after }) => (error, after),
             };
             failures += 1;
-            // A name mistyped should not take long to be told.
-            let tries = match self.reached.load(Ordering::Relaxed) {
-                true => self.retry.tries,
-                false => self.retry.tries.min(FIRST_TRIES),
-            };
-            if failures >= tries {
+            if failures >= self.tries() {
                 return Err(error.after_tries(failures));
             }
             self.pause(failures, after, &error, note).await?;
+        }
+    }
+
+    /// How often a request is made in all.
+    pub(super) fn tries(&self) -> u32 {
+        // A name mistyped should not take long to be told.
+        match self.reached.load(Ordering::Relaxed) {
+            true => self.retry.tries,
+            false => self.retry.tries.min(FIRST_TRIES),
         }
     }
 
@@ -256,15 +261,41 @@ impl Client {
         note: Note<'_>,
         build: &dyn Fn(&reqwest::Client, &Url) -> RequestBuilder,
     ) -> Result<Response, Failure> {
-        let base = self.base.get_or_try_init(|| self.find_base(note)).await?;
+        let base = self.base(note).await?;
+        let build = |http: &reqwest::Client| build(http, base);
+        let (response, ours) = self.exchange_any(what, note, &build, None).await?;
+        self.check(what, response, ours).await
+    }
+
+    /// Where the registry is.
+    pub(super) async fn base(&self, note: Note<'_>) -> Result<&Url, Failure> {
+        self.base.get_or_try_init(|| self.find_base(note)).await
+    }
+
+    /// The same whatever the answer's status, which is not 401 or 403 from
+    /// the registry itself; says whether it is the registry's own answer.
+    /// What is not sent to the registry's host goes without the log-in.
+    /// `sent` counts the bytes of a body that takes long.
+    pub(super) async fn exchange_any(
+        &self,
+        what: &str,
+        note: Note<'_>,
+        build: &dyn Fn(&reqwest::Client) -> RequestBuilder,
+        sent: Option<&AtomicU64>,
+    ) -> Result<(Response, bool), Failure> {
+        let base = self.base(note).await?;
         let mut logins = 0;
         loop {
             let ticket = self.auth.ticket().await;
-            let mut request = build(&self.http, base);
-            if let Some(header) = &ticket.header {
-                request = request.header(AUTHORIZATION, header);
+            let request = build(&self.http).build();
+            let mut request = request.map_err(|e| Failure::of_request(&self.registry, &e))?;
+            if let Some(header) = &ticket.header
+                && same_host(request.url(), base)
+            {
+                request.headers_mut().insert(AUTHORIZATION, header.clone());
             }
-            let response = self.send(request, note).await?;
+            let request = RequestBuilder::from_parts(self.http.clone(), request);
+            let response = self.send_counted(request, note, sent).await?;
             // A redirect may have led to a host that our log-in is not for.
             let ours = same_host(response.url(), base);
             match response.status() {
@@ -278,7 +309,7 @@ impl Client {
                     let detail = detail(response).await;
                     return Err(self.auth.denied(what, detail).await.into());
                 }
-                _ => return self.check(what, response, ours).await,
+                _ => return Ok((response, ours)),
             }
         }
     }
@@ -289,20 +320,38 @@ impl Client {
         request: RequestBuilder,
         note: Note<'_>,
     ) -> Result<Response, Failure> {
-        match self.watched(request.send(), self.stall, note).await {
-            Ok(Ok(response)) => {
-                self.reached.store(true, Ordering::Relaxed);
-                Ok(response)
-            }
-            Ok(Err(error)) => Err(Failure::of_request(&self.registry, &error)),
-            Err(Wait::Cancelled) => Err(RegistryError::Cancelled.into()),
-            Err(Wait::TimedOut) => Err(Failure::Again {
-                error: RegistryError::Unreachable {
+        self.send_counted(request, note, None).await
+    }
+
+    /// The same for a request whose body takes longer than the registry may
+    /// stall; `sent` says how far it is.
+    async fn send_counted(
+        &self,
+        request: RequestBuilder,
+        note: Note<'_>,
+        sent: Option<&AtomicU64>,
+    ) -> Result<Response, Failure> {
+        let mut answer = pin!(request.send());
+        let count = || sent.map_or(0, |sent| sent.load(Ordering::Relaxed));
+        let mut before = count();
+        loop {
+            let error = match self.watched(answer.as_mut(), self.stall, note).await {
+                Ok(Ok(response)) => {
+                    self.reached.store(true, Ordering::Relaxed);
+                    return Ok(response);
+                }
+                Ok(Err(error)) => return Err(Failure::of_request(&self.registry, &error)),
+                Err(Wait::Cancelled) => return Err(RegistryError::Cancelled.into()),
+                Err(Wait::TimedOut) if count() != before => {
+                    before = count();
+                    continue;
+                }
+                Err(Wait::TimedOut) => RegistryError::Unreachable {
                     registry: self.registry.clone(),
                     reason: format!("no answer in {} s", self.stall.as_secs()),
                 },
-                after: None,
-            }),
+            };
+            return Err(Failure::Again { error, after: None });
         }
     }
 

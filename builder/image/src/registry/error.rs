@@ -93,6 +93,14 @@ pub enum RegistryError {
         /// Length by the registry.
         actual: u64,
     },
+    /// An answer that contradicts the protocol, or the content.
+    #[error("{what}: the registry answered wrongly: {reason}")]
+    Answer {
+        /// What was asked for or sent.
+        what: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A manifest or token over the limit.
     #[error("{what}: the registry serves over {limit} bytes")]
     TooLarge {

@@ -13,11 +13,14 @@
 
 mod auth;
 mod blob;
+mod body;
 mod client;
 mod credentials;
 mod error;
+mod push;
 mod retry;
 mod tls;
+mod upload;
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -33,8 +36,13 @@ use crate::manifest::{
 use crate::reference::RegistryReference;
 use crate::source::{ImageSource, Note, Root, SourceError, verify_digest};
 
+use auth::Access;
 use blob::BlobReader;
 use client::Client;
+
+pub use body::{Blob, BlobContent};
+pub use push::Stored;
+pub use upload::Uploaded;
 
 pub use credentials::{Credentials, CredentialsError, Secret};
 pub use error::RegistryError;
@@ -82,6 +90,7 @@ impl Default for RegistryOptions {
 pub struct Registry {
     reference: RegistryReference,
     options: RegistryOptions,
+    access: Access,
     client: Mutex<Option<Arc<Client>>>,
 }
 
@@ -92,6 +101,7 @@ impl Registry {
         Self {
             reference,
             options: options.clone(),
+            access: Access::Pull,
             client: Mutex::default(),
         }
     }
@@ -101,7 +111,7 @@ impl Registry {
         if let Some(client) = &*client {
             return Ok(Arc::clone(client));
         }
-        let made = Arc::new(Client::new(&self.reference, &self.options)?);
+        let made = Arc::new(Client::new(&self.reference, &self.options, &self.access)?);
         *client = Some(Arc::clone(&made));
         Ok(made)
     }

@@ -25,7 +25,7 @@ use crate::registry::{Registry, RegistryError, RegistryOptions};
 
 pub use docker_archive::DockerArchive;
 pub use oci_layout::OciLayout;
-pub use resolve::{Resolved, resolve};
+pub use resolve::{Resolved, resolve, resolve_artifact};
 pub use section::Section;
 pub use tar_index::TarIndex;
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use super::{ImageSource, Note, Root, SourceError, check_small, verify};
 use crate::digest::Digest;
-use crate::manifest::{Descriptor, Document, Index, Manifest, is_index};
+use crate::manifest::{Descriptor, Document, Index, Manifest, ManifestError, is_index};
 use crate::platform::Platform;
 
 /// Deepest nesting of indexes.
@@ -38,41 +38,24 @@ pub fn resolve(
     wanted: &Platform,
     note: Note<'_>,
 ) -> Result<Resolved, SourceError> {
-    let mut walk = Walk {
-        source,
-        wanted,
-        note,
-        lists: VecDeque::new(),
-        indexes: 0,
-    };
-    let found = match source.root(note)? {
-        Root::Manifest(manifest) => {
-            return Ok(Resolved {
-                manifest,
-                digest: None,
-                by_platform: false,
-            });
-        }
-        Root::Document {
-            bytes,
-            media_type,
-            digest,
-        } => walk.document(&bytes, media_type.as_deref(), &digest, 0)?,
-        Root::Entries(entries) => match entries.as_slice() {
-            [only] => walk.fetch(only, 0)?,
-            _ => {
-                walk.lists.push_back((entries, 0));
-                None
-            }
-        },
-    };
-    match found {
-        Some((manifest, digest)) => Ok(Resolved {
-            manifest,
-            digest: Some(digest),
-            by_platform: false,
-        }),
-        None => walk.search(),
+    Walk::new(source, wanted, note).resolve()
+}
+
+/// Finds the manifest for `wanted` of an artifact that is no image; `None` if
+/// what the reference names is an image, or neither.
+///
+/// # Errors
+/// The source has no such thing or none for the platform.
+pub fn resolve_artifact(
+    source: &dyn ImageSource,
+    wanted: &Platform,
+    note: Note<'_>,
+) -> Result<Option<(Vec<u8>, Digest)>, SourceError> {
+    let mut walk = Walk::new(source, wanted, note);
+    match (walk.resolve(), walk.artifact) {
+        (Err(_), Some(artifact)) => Ok(Some(artifact)),
+        (Err(error), None) => Err(error),
+        (Ok(_), _) => Ok(None),
     }
 }
 
@@ -85,9 +68,54 @@ struct Walk<'a> {
     /// Entries yet to be searched, and how deep they are nested.
     lists: VecDeque<(Vec<Descriptor>, usize)>,
     indexes: usize,
+    /// The manifest of something else than an image that was come upon.
+    artifact: Option<(Vec<u8>, Digest)>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(source: &'a dyn ImageSource, wanted: &'a Platform, note: Note<'a>) -> Self {
+        Self {
+            source,
+            wanted,
+            note,
+            lists: VecDeque::new(),
+            indexes: 0,
+            artifact: None,
+        }
+    }
+
+    fn resolve(&mut self) -> Result<Resolved, SourceError> {
+        let found = match self.source.root(self.note)? {
+            Root::Manifest(manifest) => {
+                return Ok(Resolved {
+                    manifest,
+                    digest: None,
+                    by_platform: false,
+                });
+            }
+            Root::Document {
+                bytes,
+                media_type,
+                digest,
+            } => self.document(&bytes, media_type.as_deref(), &digest, 0)?,
+            Root::Entries(entries) => match entries.as_slice() {
+                [only] => self.fetch(only, 0)?,
+                _ => {
+                    self.lists.push_back((entries, 0));
+                    None
+                }
+            },
+        };
+        match found {
+            Some((manifest, digest)) => Ok(Resolved {
+                manifest,
+                digest: Some(digest),
+                by_platform: false,
+            }),
+            None => self.search(),
+        }
+    }
+
     fn search(&mut self) -> Result<Resolved, SourceError> {
         let mut available = BTreeSet::new();
         while let Some((entries, depth)) = self.lists.pop_front() {
@@ -145,9 +173,14 @@ impl Walk<'_> {
         digest: &Digest,
         depth: usize,
     ) -> Result<Found, SourceError> {
-        let document = Document::parse(bytes, outer).map_err(|error| SourceError::Manifest {
-            what: format!("the manifest {digest}"),
-            error,
+        let document = Document::parse(bytes, outer).map_err(|error| {
+            if let ManifestError::Artifact { .. } = error {
+                self.artifact = Some((bytes.to_vec(), digest.clone()));
+            }
+            SourceError::Manifest {
+                what: format!("the manifest {digest}"),
+                error,
+            }
         })?;
         match document {
             Document::Manifest(manifest) => Ok(Some((manifest, digest.clone()))),

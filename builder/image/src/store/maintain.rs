@@ -245,11 +245,12 @@ impl Store {
         Ok(true)
     }
 
-    /// Removes packs and skeletons whose process was killed before it gave
+    /// Removes packs, skeletons and notes whose process was killed before it gave
     /// their index its name.
     fn remove_orphans(&self) -> Result<(), StoreError> {
         let mut files = self.files(&self.layers(), ".pack")?;
         files.extend(self.files(&self.layers(), ".skeleton")?);
+        files.extend(self.files(&self.layers(), ".note")?);
         for (path, digest) in files {
             let index = self.index_path(&digest);
             if !index.exists()
@@ -267,7 +268,11 @@ impl Store {
         for (path, digest) in self.files(&self.layers(), ".index")? {
             let index = optional(fs::metadata(&path)).map_err(StoreError::io("read", &path))?;
             let Some(index) = index else { continue };
-            let others = [self.pack_path(&digest), self.skeleton_path(&digest)];
+            let others = [
+                self.pack_path(&digest),
+                self.skeleton_path(&digest),
+                self.note_path(&digest),
+            ];
             let others = others.iter().filter_map(|path| fs::metadata(path).ok());
             let stored = on_disk(&index) + others.map(|metadata| on_disk(&metadata)).sum::<u64>();
             items.push(Item {

@@ -14,6 +14,7 @@ mod index;
 mod ingest;
 mod lock;
 mod maintain;
+mod note;
 mod pack;
 mod skeleton;
 
@@ -358,6 +359,7 @@ impl Store {
     fn remove_files(&self, diff_id: &Digest) -> Result<(), StoreError> {
         for path in [
             self.index_path(diff_id),
+            self.note_path(diff_id),
             self.skeleton_path(diff_id),
             self.pack_path(diff_id),
         ] {
@@ -451,6 +453,10 @@ impl Store {
 
     fn skeleton_path(&self, diff_id: &Digest) -> PathBuf {
         under(self.layers(), diff_id, ".skeleton")
+    }
+
+    fn note_path(&self, diff_id: &Digest) -> PathBuf {
+        under(self.layers(), diff_id, ".note")
     }
 
     fn lock_path(&self, diff_id: &Digest) -> PathBuf {
