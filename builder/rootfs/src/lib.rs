@@ -11,5 +11,6 @@ pub mod customize;
 pub mod ext4;
 pub mod fat;
 pub mod identity;
+pub mod place;
 pub mod tree;
 pub mod volume;

@@ -23,6 +23,7 @@ mod hash;
 mod inode;
 mod journal;
 mod layout;
+mod name;
 mod number;
 mod superblock;
 mod xattr;
@@ -30,6 +31,7 @@ mod xattr;
 use bootwright_image::Timestamp;
 
 pub use acl::AclError;
+pub use name::name;
 pub use superblock::{Summary, SuperblockError, read_superblock};
 
 use crate::tree::Tree;
