@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
@@ -110,8 +111,17 @@ impl Op {
         }
     }
 
-    /// Does one call's worth of it, here and now.
-    pub(crate) fn step(&mut self) -> Option<io::Result<()>> {
+    /// Does all of it, here and now.
+    pub(crate) fn run_now(mut self) -> (Self, io::Result<()>) {
+        loop {
+            if let Some(result) = self.step() {
+                return (self, result);
+            }
+        }
+    }
+
+    /// Does one call's worth of it.
+    fn step(&mut self) -> Option<io::Result<()>> {
         let Ok(offset) = i64::try_from(self.file_offset()) else {
             return Some(Err(io::ErrorKind::InvalidInput.into()));
         };
@@ -146,15 +156,15 @@ pub(crate) trait Engine: Send + std::fmt::Debug {
     /// Starts what was pushed.
     ///
     /// # Errors
-    /// The kernel does not take them; they will be tried again.
+    /// The kernel does not take them; they are done by other means.
     fn kick(&mut self) -> io::Result<()>;
 
     /// A transfer that is done, and how it went.
     fn pop(&mut self) -> Option<(Op, io::Result<()>)>;
 
-    /// Becomes readable when there is something to [`pop`](Self::pop);
-    /// `None` if all is done when `kick` returns.
-    fn event(&self) -> Option<&vmm_sys_util::eventfd::EventFd> {
+    /// A descriptor that can be read when there is something to
+    /// [`pop`](Self::pop); `None` if all is done when `kick` returns.
+    fn event(&self) -> Option<RawFd> {
         None
     }
 }
@@ -170,13 +180,8 @@ pub(crate) struct Synchronous {
 unsafe impl Send for Op {}
 
 impl Engine for Synchronous {
-    fn push(&mut self, mut op: Op) {
-        let result = loop {
-            if let Some(result) = op.step() {
-                break result;
-            }
-        };
-        self.done.push_back((op, result));
+    fn push(&mut self, op: Op) {
+        self.done.push_back(op.run_now());
     }
 
     fn kick(&mut self) -> io::Result<()> {

@@ -16,6 +16,7 @@ mod metrics;
 mod poll;
 mod request;
 mod slow;
+mod uring;
 mod worker;
 
 #[cfg(test)]
@@ -33,6 +34,7 @@ use vmm_sys_util::eventfd::EventFd;
 use self::config::{CONFIG_LEN, QUEUE_SIZE, config, features};
 use self::engine::{Engine, Synchronous};
 use self::slow::{Mailbox, lane};
+use self::uring::Uring;
 use self::worker::{Session, Stop, Tools, serve};
 use super::{ActivateError, Activation, VirtioDevice};
 use crate::block::Backend;
@@ -128,7 +130,7 @@ impl Block {
         let mut workers = Vec::new();
         let mut engine_name = "";
         for index in 0..queues {
-            let (engine, name) = make_engine(options.engine)?;
+            let (engine, name) = make_engine(options.engine);
             engine_name = name;
             let tools = Tools {
                 backend: Arc::clone(&backend),
@@ -174,8 +176,13 @@ impl Block {
     }
 }
 
-fn make_engine(_choice: BlockEngine) -> io::Result<(Box<dyn Engine>, &'static str)> {
-    Ok((Box::new(Synchronous::default()), "synchronous"))
+fn make_engine(choice: BlockEngine) -> (Box<dyn Engine>, &'static str) {
+    if choice == BlockEngine::Auto
+        && let Ok(uring) = Uring::new()
+    {
+        return (Box::new(uring), "io_uring");
+    }
+    (Box::new(Synchronous::default()), "synchronous")
 }
 
 fn spawn(

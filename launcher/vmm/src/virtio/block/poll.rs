@@ -3,20 +3,18 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::RawFd;
 use std::time::Duration;
 
-use vmm_sys_util::eventfd::EventFd;
-
-/// Returns when one of the events can be read, or after `patience`.
+/// Returns when one of the descriptors can be read, or after `patience`.
 pub(crate) fn wait<const N: usize>(
-    events: [Option<&EventFd>; N],
+    descriptors: [Option<RawFd>; N],
     patience: Option<Duration>,
 ) -> io::Result<()> {
     let patience = patience.map_or(-1, |p| p.as_millis() as i32);
-    let mut fds = events.map(|event| libc::pollfd {
+    let mut fds = descriptors.map(|fd| libc::pollfd {
         // poll ignores negative descriptors.
-        fd: event.map_or(-1, AsRawFd::as_raw_fd),
+        fd: fd.unwrap_or(-1),
         events: libc::POLLIN,
         revents: 0,
     });

@@ -1,6 +1,7 @@
 //! One queue's thread: takes requests, has their bytes moved, returns them.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -105,9 +106,9 @@ impl Worker<'_> {
             if stopping && self.free.len() == self.slots.len() {
                 return Ok(());
             }
-            let stop = (!stopping).then_some(&self.session.stop.event);
-            let doorbell = (!self.halted()).then_some(&self.session.queue.doorbell);
-            let mailbox = Some(self.tools.mailbox.event());
+            let stop = (!stopping).then(|| self.session.stop.event.as_raw_fd());
+            let doorbell = (!self.halted()).then(|| self.session.queue.doorbell.as_raw_fd());
+            let mailbox = Some(self.tools.mailbox.event().as_raw_fd());
             let patience = (!self.stalled.is_empty()).then_some(STALL);
             wait(
                 [stop, doorbell, mailbox, self.tools.engine.event()],

@@ -1,6 +1,7 @@
 //! The device as its driver sees it.
 
 mod driver;
+mod engines;
 mod hostile;
 mod random;
 
