@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::config::ImageConfig;
 use crate::digest::Digest;
-use crate::manifest::{Descriptor, LayerDescriptor, Manifest};
+use crate::manifest::{Descriptor, Document, LayerDescriptor, Manifest};
 use crate::platform::Platform;
 use crate::reference::ImageReference;
 use crate::registry::{RegistryError, RegistryOptions};
@@ -445,7 +445,14 @@ impl ImageSource for Cached<'_> {
             });
         }
         let root = self.source.root(note)?;
-        if let Root::Document { bytes, digest, .. } = &root {
+        if let Root::Document {
+            bytes,
+            media_type,
+            digest,
+        } = &root
+            // Not the log-in page of a proxy.
+            && Document::parse(bytes, media_type.as_deref()).is_ok()
+        {
             self.keep(digest, bytes);
         }
         Ok(root)

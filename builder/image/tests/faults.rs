@@ -139,7 +139,7 @@ fn retry_after_is_waited_for() {
     assert!(begin.elapsed() >= Duration::from_secs(1));
     let retries = told.retries.lock().unwrap();
     assert!(
-        retries.len() == 1 && retries[0].contains("again in 1.0 s"),
+        retries.len() == 1 && retries[0].ends_with("requests (429); trying again in 1.0 s"),
         "{retries:?}"
     );
 }
@@ -151,7 +151,7 @@ fn what_does_not_pass_ends_with_one_clear_error() {
         (
             Fault::Answer("HTTP/1.1 429 Too Many Requests"),
             false,
-            "gave up after 4 tries",
+            "(429) (4 tries); try again later",
         ),
         (
             Fault::Answer("HTTP/1.1 503 Service Unavailable"),

@@ -89,6 +89,10 @@ pub(crate) fn load(
 ) -> anyhow::Result<Loaded> {
     let reference: ImageReference = reference.parse()?;
     let platform: Option<Platform> = args.platform.as_deref().map(str::parse).transpose()?;
+    if let Some(platform) = &platform {
+        // Said again when the image is known, but there after all the work.
+        Architecture::from_oci(platform.architecture())?;
+    }
     if let ImageReference::Directory { path } = &reference {
         let options = DirectoryOptions::default();
         let tree = Tree::from_directory(path, options)?;

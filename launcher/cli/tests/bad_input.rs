@@ -113,6 +113,135 @@ fn bad_entries_are_refused_by_name() {
 }
 
 #[test]
+fn loops_of_symbolic_links_end_with_an_error() {
+    let loops = ["too many levels of symbolic links"];
+    bad_layer(
+        Tarball::new()
+            .symlink("a", "b")
+            .symlink("b", "a")
+            .file("a/x", "")
+            .finish(),
+        &["/a/x", loops[0]],
+    );
+    for path in [
+        "usr/lib/modules",
+        "usr/lib/modules/6.1.0-test/vmlinuz",
+        "usr/lib/os-release",
+    ] {
+        let target = path.rsplit('/').next().unwrap();
+        bad_layer(
+            Tarball::new().symlink(path, target).finish(),
+            &[path, loops[0]],
+        );
+    }
+    let case = Case::new();
+    let tar = base().symlink("etc/a", "b").symlink("etc/b", "a").finish();
+    case.layout().layer(&tar, Compression::None).tag("v1");
+    let mut program = case.build();
+    program.args(["--file", "/etc/hostname:/etc/a/x"]);
+    case.fails_with(&mut program, &["/etc/a", loops[0]]);
+}
+
+#[test]
+fn unknown_media_types_are_named() {
+    for (from, to, words) in [
+        (
+            "image.layer.v1.tar+gzip",
+            "image.layer.v9.tar+gzip",
+            &["layer 1", "image.layer.v9"][..],
+        ),
+        (
+            "application/vnd.oci.image.manifest.v1+json",
+            "application/vnd.acme.thing",
+            &["application/vnd.acme.thing", "expected an OCI"],
+        ),
+        (
+            "application/vnd.oci.image.config.v1+json",
+            "application/vnd.acme.config",
+            &["artifact", "application/vnd.acme.config"],
+        ),
+    ] {
+        let case = Case::new();
+        let layout = case.layout().layer(&base().finish(), Compression::Gzip);
+        layout.tag("v1");
+        layout.edit_manifest(from, to);
+        case.fails_with(&mut case.build(), words);
+    }
+}
+
+#[test]
+fn damage_that_the_digests_know_nothing_of_is_found() {
+    let tar = base().file("data", pseudo_random(100_000)).finish();
+    let case = Case::new();
+    case.layout().layer(&tar, Compression::Gzip).tag("v1");
+    for (keep, word) in [(1000, "incomplete"), (usize::MAX, "")] {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&tar).unwrap();
+        let mut blob = gzip.finish().unwrap();
+        let len = blob.len();
+        blob.truncate(keep);
+        if keep > len {
+            // The checksum of what was compressed (RFC 1952, 2.3.1).
+            blob[len - 8] ^= 1;
+        }
+        case.layout().blob_layer(&blob, &tar).tag("v1");
+        case.fails_with(&mut case.build(), &["cannot be decompressed", word]);
+    }
+    case.layout()
+        .layer(&pseudo_random(5_000), Compression::None)
+        .tag("v1");
+    case.fails_with(&mut case.build(), &["bad tar header at byte 0"]);
+}
+
+#[test]
+fn archives_cut_short_are_refused() {
+    for (transport, name) in [("oci-archive", ":v1"), ("docker-archive", ":test:v1")] {
+        let case = Case::new();
+        let tar = base().file("data", pseudo_random(100_000)).finish();
+        case.layout().layer(&tar, Compression::Gzip).tag("v1");
+        let archive = case.at("archive.tar");
+        let to = format!("{transport}:{}{name}", archive.display());
+        ok(&mut command(&[
+            "skopeo",
+            "copy",
+            "--insecure-policy",
+            "-q",
+            &case.reference(),
+            &to,
+        ]));
+        let whole = fs::read(&archive).unwrap();
+        for len in [0, 300, 512, 700, whole.len() / 2, whole.len() - 12_000] {
+            fs::write(&archive, &whole[..len]).unwrap();
+            fs::create_dir_all(case.at("out")).unwrap();
+            fs::create_dir_all(case.at("store")).unwrap();
+            let mut program = bootwright(&case.at("store"));
+            program.args(["build", &to, "--boot", "none", "-o"]);
+            program.arg(case.at("out/disk.raw"));
+            case.fails_with(&mut program, &["archive.tar"]);
+        }
+    }
+}
+
+#[test]
+fn of_several_kernels_the_newest_is_taken_and_said() {
+    let case = Case::new();
+    let tar = base()
+        .dir("usr/lib/modules/6.12.3")
+        .file("usr/lib/modules/6.12.3/vmlinuz", "k")
+        .dir("usr/lib/modules/6.9.1")
+        .file("usr/lib/modules/6.9.1/vmlinuz", "k")
+        .finish();
+    case.layout().layer(&tar, Compression::None).tag("v1");
+    let output = common::run(&mut case.build());
+    assert!(output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains("several kernels; 6.12.3 is booted, passed over: 6.9.1, 6.1.0-test"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_truncated_tar_is_refused() {
     let whole = Tarball::new().file("data", pseudo_random(100_000)).finish();
     bad_layer(whole[..50_000].to_vec(), &["sha256:", "data"]);
@@ -198,6 +327,22 @@ fn a_missing_platform_lists_the_ones_there_are() {
     let mut program = case.build();
     program.args(["--platform", "linux/arm64"]);
     case.fails_with(&mut program, &["linux/arm64", "linux/s390x"]);
+    // Nobody boots such a machine's disk; said before anything is read.
+    let mut program = case.build();
+    program.args(["--platform", "linux/s390x"]);
+    case.fails_with(&mut program, &["s390x", "amd64", "arm64"]);
+}
+
+#[test]
+fn the_platforms_of_an_index_are_all_listed() {
+    let case = Case::new();
+    let layout = case.layout().layer(&base().finish(), Compression::None);
+    layout.tag_index("v1", &["arm64", "riscv64"]);
+    let mut program = case.build();
+    program.args(["--platform", "linux/amd64"]);
+    case.fails_with(&mut program, &["linux/amd64", "linux/arm64, linux/riscv64"]);
+    let mut program = case.build();
+    ok(program.args(["--platform", "linux/riscv64"]));
 }
 
 #[test]

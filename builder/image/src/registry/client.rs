@@ -288,7 +288,8 @@ impl Client {
         loop {
             let ticket = self.auth.ticket().await;
             let request = build(&self.http).build();
-            let mut request = request.map_err(|e| Failure::of_request(&self.registry, &e))?;
+            let mut request =
+                request.map_err(|e| Failure::of_request(&self.registry, &self.host, &e))?;
             if let Some(header) = &ticket.header
                 && same_host(request.url(), base)
             {
@@ -340,7 +341,9 @@ impl Client {
                     self.reached.store(true, Ordering::Relaxed);
                     return Ok(response);
                 }
-                Ok(Err(error)) => return Err(Failure::of_request(&self.registry, &error)),
+                Ok(Err(error)) => {
+                    return Err(Failure::of_request(&self.registry, &self.host, &error));
+                }
                 Err(Wait::Cancelled) => return Err(RegistryError::Cancelled.into()),
                 Err(Wait::TimedOut) if count() != before => {
                     before = count();
@@ -378,7 +381,7 @@ impl Client {
             StatusCode::TOO_MANY_REQUESTS => RegistryError::TooManyRequests {
                 what,
                 detail,
-                tries: 1,
+                tries: 0,
             },
             _ => RegistryError::Status {
                 what,

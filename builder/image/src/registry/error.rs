@@ -48,15 +48,14 @@ pub enum RegistryError {
     },
     /// 429 to the end.
     #[error(
-        "{what}: the registry limits requests (429){detail}; gave up after {tries} tries, \
-         try again later or log in for a higher limit"
+        "{what}: the registry limits requests (429){detail}{}{}", tried(*tries), later(*tries)
     )]
     TooManyRequests {
         /// What was asked for.
         what: String,
         /// What the registry says.
         detail: String,
-        /// Times it was tried.
+        /// Times it was tried; 0 while it goes on.
         tries: u32,
     },
     /// Any other status.
@@ -138,6 +137,13 @@ fn tried(tries: u32) -> String {
     }
 }
 
+fn later(tries: u32) -> &'static str {
+    match tries {
+        0 => "",
+        _ => "; try again later or log in for a higher limit",
+    }
+}
+
 impl RegistryError {
     /// The same after so many tries.
     pub(super) fn after_tries(mut self, count: u32) -> Self {
@@ -171,8 +177,13 @@ impl From<RegistryError> for Failure {
 }
 
 impl Failure {
-    /// What a request that got no answer means.
-    pub(super) fn of_request(registry: &str, error: &reqwest::Error) -> Self {
+    /// What a request that got no answer means. The registry at `host` may
+    /// have sent us elsewhere, to its token server or its storage.
+    pub(super) fn of_request(registry: &str, host: &str, error: &reqwest::Error) -> Self {
+        let registry = &match error.url().and_then(|url| elsewhere(url, host)) {
+            Some(other) => format!("{registry} at {other}, where it sends us"),
+            None => registry.to_owned(),
+        };
         let reason = chain(error);
         if let Some(tls) = tls_error(error) {
             return Self::Final(RegistryError::Tls {
@@ -187,6 +198,18 @@ impl Failure {
         };
         Self::Again { error, after: None }
     }
+}
+
+/// Host and port of `url`, if those are not `host`.
+fn elsewhere(url: &reqwest::Url, host: &str) -> Option<String> {
+    let name = url.host_str()?;
+    let shown = match url.port() {
+        Some(port) => format!("{name}:{port}"),
+        None => name.to_owned(),
+    };
+    // The default port may be written out.
+    let known = format!("{name}:{}", url.port_or_known_default()?);
+    (shown != host && known != host).then_some(shown)
 }
 
 /// An error's causes, outermost first.

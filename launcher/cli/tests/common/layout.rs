@@ -52,22 +52,85 @@ impl Layout {
             }
             Compression::Zstd => (zstd::encode_all(tar, 1).unwrap(), "+zstd"),
         };
-        self.diff_ids.push(sha256(tar));
-        let digest = self.blob(&blob);
+        self.add(&blob, suffix, &sha256(tar));
+        self
+    }
+
+    /// Adds a layer of these very bytes, which say that they are gzip.
+    pub fn blob_layer(mut self, blob: &[u8], tar: &[u8]) -> Self {
+        self.add(blob, "+gzip", &sha256(tar));
+        self
+    }
+
+    fn add(&mut self, blob: &[u8], suffix: &str, diff_id: &str) {
+        self.diff_ids.push(diff_id.to_owned());
+        let digest = self.blob(blob);
         self.layers.push(json!({
             "mediaType": format!("application/vnd.oci.image.layer.v1.tar{suffix}"),
             "digest": digest,
             "size": blob.len(),
         }));
-        self
     }
 
     /// Writes config, manifest and index; gives the manifest's digest.
     pub fn tag(&self, tag: &str) -> String {
+        let (digest, size) = self.manifest(&self.architecture);
+        self.write_index(
+            tag,
+            "application/vnd.oci.image.manifest.v1+json",
+            &digest,
+            size,
+        );
+        digest
+    }
+
+    /// The same as an index of images for several architectures.
+    pub fn tag_index(&self, tag: &str, architectures: &[&str]) {
+        let kind = "application/vnd.oci.image.index.v1+json";
+        let manifests: Vec<_> = architectures
+            .iter()
+            .map(|architecture| {
+                let (digest, size) = self.manifest(architecture);
+                json!({
+                    "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                    "digest": digest,
+                    "size": size,
+                    "platform": {"os": "linux", "architecture": architecture},
+                })
+            })
+            .collect();
+        let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": manifests});
+        let index = index.to_string();
+        self.write_index(tag, kind, &self.blob(index.as_bytes()), index.len());
+    }
+
+    /// Replaces text in the manifest that was tagged last, and its digest in
+    /// the index.
+    pub fn edit_manifest(&self, from: &str, to: &str) {
+        let path = self.dir.join("index.json");
+        let index = fs::read_to_string(&path).unwrap();
+        let parsed: serde_json::Value = serde_json::from_str(&index).unwrap();
+        let entry = &parsed["manifests"][0];
+        let manifest =
+            fs::read_to_string(self.blob_path(entry["digest"].as_str().unwrap())).unwrap();
+        assert!(manifest.contains(from), "{from} is not in {manifest}");
+        let manifest = manifest.replace(from, to);
+        let tag = entry["annotations"]["org.opencontainers.image.ref.name"].as_str();
+        let kind = entry["mediaType"].as_str().unwrap().replace(from, to);
+        self.write_index(
+            tag.unwrap(),
+            &kind,
+            &self.blob(manifest.as_bytes()),
+            manifest.len(),
+        );
+    }
+
+    /// Writes config and manifest; gives the manifest's digest and length.
+    fn manifest(&self, architecture: &str) -> (String, usize) {
         let config = self.blob(
             json!({
                 "created": "2026-01-02T03:04:05Z",
-                "architecture": self.architecture,
+                "architecture": architecture,
                 "os": "linux",
                 "config": {},
                 "rootfs": {"type": "layers", "diff_ids": self.diff_ids},
@@ -87,18 +150,20 @@ impl Layout {
             "layers": self.layers,
         })
         .to_string();
-        let digest = self.blob(manifest.as_bytes());
+        (self.blob(manifest.as_bytes()), manifest.len())
+    }
+
+    fn write_index(&self, tag: &str, kind: &str, digest: &str, size: usize) {
         let index = json!({
             "schemaVersion": 2,
             "manifests": [{
-                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "mediaType": kind,
                 "digest": digest,
-                "size": manifest.len(),
+                "size": size,
                 "annotations": {"org.opencontainers.image.ref.name": tag},
             }],
         });
         fs::write(self.dir.join("index.json"), index.to_string()).unwrap();
-        digest
     }
 
     /// Where the blob with this digest lies.

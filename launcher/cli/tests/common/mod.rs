@@ -2,6 +2,7 @@
 //! test, and a comparison of directory trees.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
+pub mod answers;
 pub mod compare;
 pub mod images;
 pub mod layout;
