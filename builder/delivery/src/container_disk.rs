@@ -54,6 +54,8 @@ pub struct Options {
     pub compression: Compression,
     /// How the layer is compressed.
     pub codec: Codec,
+    /// Where the file is put that the layer is made of, unless it is raw.
+    pub spool: PathBuf,
     /// What it is for.
     pub platform: Platform,
     /// When it was made, RFC 3339.
@@ -125,7 +127,6 @@ pub fn push(
         layers: vec![PushedLayer {
             descriptor,
             plain_len: done.plain_len,
-            present: false,
         }],
     })
 }
@@ -194,7 +195,8 @@ fn spool(
     options: &Options,
     work: &Work<'_>,
 ) -> Result<(File, u64), DeliveryError> {
-    let file = tempfile::tempfile().map_err(DeliveryError::io("temporary file"))?;
+    let file = tempfile::tempfile_in(&options.spool)
+        .map_err(DeliveryError::io(options.spool.display().to_string()))?;
     let target = Target::Stream(Box::new(&file));
     let options = sink::Options {
         compression: options.compression,

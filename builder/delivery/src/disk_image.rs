@@ -13,22 +13,27 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use bootwright_disk::plan_file::PlanFileError;
-use bootwright_disk::{Plan, SourceKind};
+use bootwright_disk::{Plan, PlanReader, SourceKind};
+use bootwright_image::Digest;
 use bootwright_image::config::{History, ImageConfig};
-use bootwright_image::store::Layer;
+use bootwright_image::store::{Layer, Store};
 
 use crate::error::DeliveryError;
-use crate::frames::{self, Codec, Work, Written};
+use crate::frames::{self, Codec, Work};
+use crate::host_files;
+use crate::known::{self, Known};
 use crate::layer;
 use crate::metadata::{self, DiskInfo, LayerInfo, Metadata};
 use crate::oci::{self, Descriptor, Manifest, annotation};
+use crate::raw_image;
 use crate::sink::BlobSink;
 use crate::table::LayerTable;
 
 /// A disk over the layers of an image.
 #[derive(Debug, Clone)]
 pub struct Disk<'a> {
-    /// What every byte is; its sources are packs of `layers`.
+    /// What every byte is; its sources are packs of `layers` and files of the
+    /// host.
     pub plan: &'a Plan,
     /// The image's layers, lowest first.
     pub layers: &'a [Layer],
@@ -36,6 +41,10 @@ pub struct Disk<'a> {
     pub config: &'a ImageConfig,
     /// The description; its list of layers is filled in.
     pub info: DiskInfo,
+    /// The store that the layers are in, which remembers what they become.
+    pub store: Option<&'a Store>,
+    /// `registry/repository` that it goes to, to be remembered with them.
+    pub place: Option<String>,
 }
 
 /// An image that was handed to a sink.
@@ -56,16 +65,14 @@ pub struct PushedLayer {
     pub descriptor: Descriptor,
     /// Length of its tar in bytes.
     pub plain_len: u64,
-    /// Whether the sink had it already.
-    pub present: bool,
 }
 
 /// Hands all blobs of a disk image to `sink`. `top` says that the image's name
 /// shall lead to the manifest itself and not to an index that is to come.
 ///
 /// # Errors
-/// The plan uses other files than packs of the layers, a layer of the store
-/// is damaged, or the sink fails.
+/// The plan uses packs of other layers, a layer of the store is damaged, a
+/// file of the host changed, or the sink fails.
 pub fn push(
     disk: &Disk<'_>,
     level: i32,
@@ -74,51 +81,135 @@ pub fn push(
     work: &Work<'_>,
 ) -> Result<Pushed, DeliveryError> {
     let codec = Codec::Zstd(level);
-    let used = used(disk)?;
-    let mut written: BTreeMap<_, Written> = BTreeMap::new();
+    let mut blobs: BTreeMap<Digest, Known> = BTreeMap::new();
     let mut layers = Vec::new();
+    let mut config = disk.config.clone();
+    config.diff_ids.clear();
     for layer in disk.layers {
         // Images repeat layers, mostly the empty one.
-        let known = written.get(layer.diff_id()).cloned();
-        let done = match &known {
-            Some(done) => done.clone(),
-            None => sink.put(None, &mut |out| layer::write(layer, out, codec, work))?,
+        let known = match blobs.get(layer.diff_id()) {
+            Some(known) => known,
+            None => {
+                let known = put_layer(layer, disk.store, codec, sink, work)?;
+                blobs.entry(layer.diff_id().clone()).or_insert(known)
+            }
         };
         layers.push(PushedLayer {
-            descriptor: layer::descriptor(&done, codec),
-            plain_len: done.plain_len,
-            present: known.is_some(),
+            descriptor: layer::descriptor(&known.written, codec),
+            plain_len: known.written.plain_len,
         });
-        written.insert(layer.diff_id().clone(), done);
+        config.diff_ids.push(known.written.plain_digest.clone());
     }
+
+    let host_files = host_files::find(disk.plan);
+    let mut files = None;
+    if let Some(found) = &host_files {
+        let reader = PlanReader::new(disk.plan.clone());
+        let written = sink.put(None, &mut |out| {
+            raw_image::write(&reader, &found.runs, out, codec, work)
+        })?;
+        layers.push(PushedLayer {
+            descriptor: layer::descriptor(&written, codec),
+            plain_len: written.plain_len,
+        });
+        add_step(&mut config, &disk.info, "files that were added");
+        config.diff_ids.push(written.plain_digest.clone());
+        files = Some((raw_image::table(&written, found.pack_len)?, written));
+    }
+    let gathered = host_files.as_ref().zip(files.as_ref());
+    let gathered = gathered.map(|(found, (_, written))| (found, &written.plain_digest));
+    let plan = host_files::only_packs(disk.plan, gathered)?;
+
     let mut info = disk.info.clone();
     info.version = metadata::VERSION;
-    info.size = disk.plan.size();
+    info.size = plan.size();
     info.layers.clear();
     let mut tables: Vec<LayerTable> = Vec::new();
-    for layer in used {
-        let Some(done) = written.get(layer.diff_id()) else {
-            return Err(DeliveryError::UnknownLayer(layer.diff_id().to_string()));
+    for source in plan.sources() {
+        let SourceKind::Pack { diff_id } = &source.kind else {
+            return Err(PlanFileError::HostFile(source.path.clone()).into());
         };
-        tables.push(layer::table(layer, done)?);
+        let known = diff_id.parse().ok().and_then(|id: Digest| blobs.get(&id));
+        let (written, table) = match (known, &files) {
+            (Some(known), _) => (&known.written, &known.table),
+            (None, Some((table, written))) if written.plain_digest.to_string() == *diff_id => {
+                (written, table)
+            }
+            _ => return Err(DeliveryError::UnknownLayer(diff_id.clone())),
+        };
+        check_length(table.pack_len(), diff_id, source.len)?;
         info.layers.push(LayerInfo {
-            diff_id: layer.diff_id().clone(),
-            digest: done.digest.clone(),
-            size: done.size,
+            diff_id: written.plain_digest.clone(),
+            digest: written.digest.clone(),
+            size: written.size,
         });
+        tables.push(table.clone());
     }
-    let tar = metadata::tar(&info, disk.plan, &tables)?;
-    let diff_ids = disk
-        .layers
-        .iter()
-        .filter_map(|layer| written.get(layer.diff_id()))
-        .map(|done| done.plain_digest.clone())
-        .collect();
-    let config = ImageConfig {
-        diff_ids,
-        ..disk.config.clone()
+    let tar = metadata::tar(&info, &plan, &tables)?;
+    let pushed = finish(Parts { layers, info, tar }, config, codec, sink, top, work)?;
+    if let (Some(store), Some(place)) = (disk.store, &disk.place) {
+        for layer in disk.layers {
+            if let Some(known) = blobs.get_mut(layer.diff_id())
+                && known.add_place(place)
+            {
+                known::remember(store, layer, codec, known);
+            }
+        }
+    }
+    Ok(pushed)
+}
+
+/// Hands a layer's blob to the sink. One that was made before is not made
+/// again where the sink has it.
+fn put_layer(
+    layer: &Layer,
+    store: Option<&Store>,
+    codec: Codec,
+    sink: &dyn BlobSink,
+    work: &Work<'_>,
+) -> Result<Known, DeliveryError> {
+    let known = store.and_then(|store| known::recall(store, layer, codec));
+    let expected = known
+        .as_ref()
+        .map(|known| layer::descriptor(&known.written, codec));
+    if let (Some(known), Some(expected)) = (&known, &expected)
+        && sink.has(expected)?
+    {
+        return Ok(known.clone());
+    }
+    let written = sink.put(expected.as_ref(), &mut |out| {
+        layer::write(layer, out, codec, work)
+    })?;
+    let made = Known {
+        table: layer::table(layer, &written)?,
+        places: known
+            .as_ref()
+            .map(|known| known.places.clone())
+            .unwrap_or_default(),
+        written,
     };
-    finish(Parts { layers, info, tar }, config, codec, sink, top, work)
+    if let Some(store) = store
+        && known.as_ref() != Some(&made)
+    {
+        known::remember(store, layer, codec, &made);
+    }
+    Ok(made)
+}
+
+/// Says in the history where the next layer comes from.
+fn add_step(config: &mut ImageConfig, info: &DiskInfo, comment: &str) {
+    let steps = config.history.iter().filter(|step| !step.empty_layer);
+    // Tools refuse a history that has more or fewer layers than there are.
+    if steps.count() == config.diff_ids.len() {
+        config.history.push(History {
+            created: config.created.clone(),
+            created_by: Some(info.tool.clone()),
+            comment: Some(comment.to_owned()),
+            empty_layer: false,
+        });
+    } else {
+        config.history.clear();
+    }
 }
 
 /// What [`finish`] makes an image of.
@@ -154,21 +245,9 @@ pub(crate) fn finish(
     layers.push(PushedLayer {
         descriptor,
         plain_len: done.plain_len,
-        present: false,
     });
 
-    let steps = config.history.iter().filter(|step| !step.empty_layer);
-    // Tools refuse a history that has more or fewer layers than there are.
-    if steps.count() == config.diff_ids.len() {
-        config.history.push(History {
-            created: config.created.clone(),
-            created_by: Some(info.tool.clone()),
-            comment: Some("plan of a disk over the layers below".into()),
-            empty_layer: false,
-        });
-    } else {
-        config.history.clear();
-    }
+    add_step(&mut config, &info, "plan of a disk over the layers below");
     config.diff_ids.push(done.plain_digest);
     config
         .labels
@@ -247,30 +326,12 @@ pub fn provenance(info: &DiskInfo) -> BTreeMap<String, String> {
     all
 }
 
-/// The layers that the plan's sources are, in their order.
-fn used<'a>(disk: &Disk<'a>) -> Result<Vec<&'a Layer>, DeliveryError> {
-    let sources = disk.plan.sources().iter();
-    sources
-        .map(|source| {
-            let SourceKind::Pack { diff_id } = &source.kind else {
-                return Err(PlanFileError::HostFile(source.path.clone()).into());
-            };
-            let mut layers = disk.layers.iter();
-            let layer = layers
-                .find(|layer| layer.diff_id().to_string() == *diff_id)
-                .ok_or_else(|| DeliveryError::UnknownLayer(diff_id.clone()))?;
-            check_length(layer, diff_id, source.len)?;
-            Ok(layer)
-        })
-        .collect()
-}
-
-fn check_length(layer: &Layer, diff_id: &str, expected: u64) -> Result<(), DeliveryError> {
-    if layer.pack_len() != expected {
+fn check_length(actual: u64, diff_id: &str, expected: u64) -> Result<(), DeliveryError> {
+    if actual != expected {
         return Err(DeliveryError::PackLength {
             diff_id: diff_id.to_owned(),
             expected,
-            actual: layer.pack_len(),
+            actual,
         });
     }
     Ok(())
@@ -322,7 +383,7 @@ pub fn open(config: &ImageConfig, layers: &[Layer]) -> Result<Opened, DeliveryEr
         let layer = by_name
             .get(&pack.diff_id)
             .ok_or_else(|| DeliveryError::UnknownLayer(pack.diff_id.clone()))?;
-        check_length(layer, &pack.diff_id, pack.len)?;
+        check_length(layer.pack_len(), &pack.diff_id, pack.len)?;
     }
     let path = |diff_id: &str| {
         let layer = by_name.get(diff_id);

@@ -5,6 +5,7 @@
 //! `index.json` comes last and replaces one of the same name. The form is
 //! that of the OCI image specification, image-layout.md.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,6 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use bootwright_image::Digest;
 use bootwright_image::digest::Algorithm;
 use bootwright_image::manifest::MAX_JSON;
+use bootwright_image::registry::Uploaded;
 
 use crate::error::DeliveryError;
 use crate::frames::Written;
@@ -30,6 +32,7 @@ pub struct Layout {
     tag: Option<String>,
     /// Held while the index is changed.
     index: Mutex<()>,
+    uploaded: Mutex<BTreeMap<Digest, Uploaded>>,
 }
 
 impl Layout {
@@ -43,6 +46,7 @@ impl Layout {
             path: path.to_owned(),
             tag: tag.map(str::to_owned),
             index: Mutex::new(()),
+            uploaded: Mutex::default(),
         };
         let marker = path.join("oci-layout");
         if !marker.exists() {
@@ -68,6 +72,17 @@ impl Layout {
             Algorithm::Sha512 => "sha512",
         };
         self.path.join("blobs").join(algorithm).join(digest.hex())
+    }
+
+    fn is_there(&self, digest: &Digest, size: u64) -> bool {
+        fs::metadata(self.blob_path(digest)).is_ok_and(|found| found.len() == size)
+    }
+
+    /// Remembers how a blob came; the first time counts.
+    fn note(&self, digest: &Digest, how: Uploaded) {
+        let uploaded = self.uploaded.lock();
+        let mut uploaded = uploaded.unwrap_or_else(PoisonError::into_inner);
+        uploaded.entry(digest.clone()).or_insert(how);
     }
 
     /// Writes a file of the layout under its name when it is complete.
@@ -136,8 +151,11 @@ fn temporary(dir: &Path) -> io::Result<tempfile::NamedTempFile> {
 
 impl BlobSink for Layout {
     fn has(&self, blob: &Descriptor) -> Result<bool, DeliveryError> {
-        let found = fs::metadata(self.blob_path(&blob.digest));
-        Ok(found.is_ok_and(|found| found.len() == blob.size))
+        let found = self.is_there(&blob.digest, blob.size);
+        if found {
+            self.note(&blob.digest, Uploaded::Present);
+        }
+        Ok(found)
     }
 
     fn put(
@@ -154,8 +172,13 @@ impl BlobSink for Layout {
             out.flush().map_err(io)?;
             written
         };
+        if self.is_there(&written.digest, written.size) {
+            self.note(&written.digest, Uploaded::Present);
+            return Ok(written);
+        }
         let path = self.blob_path(&written.digest);
         file.persist(&path).map_err(|e| io(e.error))?;
+        self.note(&written.digest, Uploaded::Sent);
         Ok(written)
     }
 
@@ -172,6 +195,12 @@ impl BlobSink for Layout {
             true => self.name(descriptor),
             false => Ok(()),
         }
+    }
+
+    fn uploaded(&self, digest: &Digest) -> Option<Uploaded> {
+        let uploaded = self.uploaded.lock();
+        let uploaded = uploaded.unwrap_or_else(PoisonError::into_inner);
+        uploaded.get(digest).copied()
     }
 }
 

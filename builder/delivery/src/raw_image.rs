@@ -30,10 +30,10 @@ pub const WINDOW: u64 = 64 << 20;
 const MAX_WINDOWS: u64 = 100;
 
 /// What is told apart from zeros; a pack's block.
-const BLOCK: u64 = 4096;
+pub(crate) const BLOCK: u64 = 4096;
 
 /// The file of a window's layer.
-const FILE: &str = "bootwright/window";
+pub(crate) const FILE: &str = "bootwright/window";
 
 /// The size of the windows that a disk is cut into: 64 MiB, doubled until
 /// there are no more than 100.
@@ -105,7 +105,6 @@ pub fn push(
                 layers.push(PushedLayer {
                     descriptor: layer::descriptor(&done, codec),
                     plain_len: done.plain_len,
-                    present: false,
                 });
                 id
             }
@@ -129,9 +128,9 @@ pub fn push(
 /// Blocks of a disk that follow each other; the last may reach past the end
 /// of the disk, where it is zeros.
 #[derive(Debug, Clone, Copy)]
-struct Run {
-    start: u64,
-    len: u64,
+pub(crate) struct Run {
+    pub(crate) start: u64,
+    pub(crate) len: u64,
 }
 
 /// The blocks of a window that are not zeros.
@@ -167,7 +166,7 @@ fn blocks(
     Ok(runs)
 }
 
-fn write(
+pub(crate) fn write(
     disk: &dyn ReadAt,
     blocks: &[Run],
     out: &mut dyn Write,
@@ -187,7 +186,7 @@ fn write(
 }
 
 /// The file is the tar's first member, so its pack begins with it.
-fn table(written: &Written, pack_len: u64) -> Result<LayerTable, DeliveryError> {
+pub(crate) fn table(written: &Written, pack_len: u64) -> Result<LayerTable, DeliveryError> {
     let run = TarRun {
         tar_offset: 512,
         pack_offset: 0,

@@ -2,6 +2,9 @@
 
 use std::io::Write;
 
+use bootwright_image::Digest;
+use bootwright_image::registry::Uploaded;
+
 use crate::error::DeliveryError;
 use crate::frames::Written;
 use crate::oci::Descriptor;
@@ -42,4 +45,8 @@ pub trait BlobSink: Sync {
         bytes: &[u8],
         top: bool,
     ) -> Result<(), DeliveryError>;
+
+    /// How a blob came to be there; `None` as long as it may not be complete.
+    /// What a manifest named that was stored is.
+    fn uploaded(&self, digest: &Digest) -> Option<Uploaded>;
 }

@@ -28,6 +28,7 @@ complete -c bootwright -n "__fish_bootwright_needs_command" -s h -l help -d 'Pri
 complete -c bootwright -n "__fish_bootwright_needs_command" -s V -l version -d 'Print version'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "build" -d 'Build a bootable disk from a container image'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "inspect" -d 'Show what an image or a disk holds'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "push" -d 'Store a disk in a registry, as an image that shares its layers with others'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "serve" -d 'Export a disk over NBD without writing it'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "cache" -d 'Look after the store of layers'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "completion" -d 'Print a completion script for a shell'
@@ -68,7 +69,7 @@ false\t''"
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l cert-dir -d 'Use the certificates in DIR: *.crt to trust, *.cert with *.key to show' -r -f -a "(__fish_complete_directories)"
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l authfile -d 'Read registry credentials from FILE [default: those of podman, then docker]' -r -F
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l creds -d 'Credentials for the registry' -r
-complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l parallel -d 'How many layers to fetch at once' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l parallel -d 'How many layers to fetch or send at once' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l retries -d 'How often to try again after a network error or when the registry is busy' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l store -d 'Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]' -r -f -a "(__fish_complete_directories)"
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l force -d 'Replace an existing output'
@@ -86,13 +87,59 @@ false\t''"
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l cert-dir -d 'Use the certificates in DIR: *.crt to trust, *.cert with *.key to show' -r -f -a "(__fish_complete_directories)"
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l authfile -d 'Read registry credentials from FILE [default: those of podman, then docker]' -r -F
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l creds -d 'Credentials for the registry' -r
-complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l parallel -d 'How many layers to fetch at once' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l parallel -d 'How many layers to fetch or send at once' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l retries -d 'How often to try again after a network error or when the registry is busy' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l store -d 'Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]' -r -f -a "(__fish_complete_directories)"
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l json -d 'Print the result as JSON on standard output'
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -s q -l quiet -d 'Print nothing but errors and the result'
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -s h -l help -d 'Print help'
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l as -d 'What the disk becomes in the registry' -r -f -a "disk\t'The image\'s layers and one with the disk\'s plan: only what changed travels'
+containerdisk\t'An image with the disk as its one file, as KubeVirt runs it'"
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l compression -d 'How layers are compressed [default: zstd]' -r -f -a "zstd\t'zstd'
+gzip\t'gzip; containerDisks only, for what reads nothing else'"
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l compression-level -d 'How hard to compress: 1 to 19 for zstd, 1 to 9 for gzip [default: 3 and 6]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l digest-file -d 'Write the digest of what was pushed to FILE' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l mount-from -d 'Take blobs that the repository NAME of the same registry has from there (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l format -d 'Format of the file in a containerDisk: qcow2 or raw [default: qcow2]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l instancetype -d 'Name the KubeVirt instance type that suits the disk' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l preference -d 'Name the KubeVirt preference that suits the disk' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l src-tls-verify -d 'As --tls-verify, for the registry of IMAGE if that is another one' -r -f -a "true\t''
+false\t''"
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l src-cert-dir -d 'As --cert-dir, for the registry of IMAGE if that is another one' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l src-creds -d 'As --creds, for the registry of IMAGE if that is another one' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l size -d 'Size of the disk [default: content and --free]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l free -d 'Free space to leave in the root file system' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l boot -d 'How the firmware finds the kernel' -r -f -a "auto\t'By what the image carries'
+uki\t'A unified kernel image; needs a stub'
+bls\t'systemd-boot and a boot loader entry'
+none\t'No boot loader; boots with bootwright\'s launcher only'"
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l karg -d 'Add to the kernel command line (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l karg-delete -d 'Take an argument of the image or the defaults off the kernel command line (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l stub -d 'UKI stub to use instead of the image\'s' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l loader -d 'Boot loader (EFI binary) to use instead of the image\'s systemd-boot' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l esp-size -d 'Size of the EFI system partition [default: 512M, or more if its files need it]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l hostname -d 'Set the host name' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l ssh-key -d 'Let the public key in FILE log in: as the --user, or else as root (repeatable)' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l user -d 'Add a user who may use sudo (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l root-password-file -d 'Set root\'s password to the first line of FILE: plain, or a crypt(5) hash' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l file -d 'Copy a file or directory of the host into the image (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l platform -d 'Take the image for this platform from a multi-platform image [default: the host\'s]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l max-entries -d 'Refuse images with more entries in their layers than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l max-layer-size -d 'Refuse layers that unpack to more than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l max-index-size -d 'Refuse layers whose list of entries takes more memory than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l tls-verify -d 'Require HTTPS and verify certificates; =false also allows plain HTTP' -r -f -a "true\t''
+false\t''"
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l cert-dir -d 'Use the certificates in DIR: *.crt to trust, *.cert with *.key to show' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l authfile -d 'Read registry credentials from FILE [default: those of podman, then docker]' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l creds -d 'Credentials for the registry' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l parallel -d 'How many layers to fetch or send at once' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l retries -d 'How often to try again after a network error or when the registry is busy' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l store -d 'Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l json -d 'Print the result as JSON on standard output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -s q -l quiet -d 'Print nothing but errors and the result'
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -s V -l version -d 'Print version'
 complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l nbd -d 'Serve over NBD at this unix socket, read-only, to programs of the same user' -r -F
 complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l size -d 'Size of the disk [default: content and --free]' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l free -d 'Free space to leave in the root file system' -r
@@ -119,7 +166,7 @@ false\t''"
 complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l cert-dir -d 'Use the certificates in DIR: *.crt to trust, *.cert with *.key to show' -r -f -a "(__fish_complete_directories)"
 complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l authfile -d 'Read registry credentials from FILE [default: those of podman, then docker]' -r -F
 complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l creds -d 'Credentials for the registry' -r
-complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l parallel -d 'How many layers to fetch at once' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l parallel -d 'How many layers to fetch or send at once' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l retries -d 'How often to try again after a network error or when the registry is busy' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l store -d 'Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]' -r -f -a "(__fish_complete_directories)"
 complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l json -d 'Print the result as JSON on standard output'
@@ -162,12 +209,13 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_
 complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c bootwright -n "__fish_bootwright_using_subcommand completion" -s h -l help -d 'Print help'
 complete -c bootwright -n "__fish_bootwright_using_subcommand completion" -s V -l version -d 'Print version'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect serve cache completion help" -f -a "build" -d 'Build a bootable disk from a container image'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect serve cache completion help" -f -a "inspect" -d 'Show what an image or a disk holds'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect serve cache completion help" -f -a "serve" -d 'Export a disk over NBD without writing it'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect serve cache completion help" -f -a "cache" -d 'Look after the store of layers'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect serve cache completion help" -f -a "completion" -d 'Print a completion script for a shell'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect serve cache completion help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect push serve cache completion help" -f -a "build" -d 'Build a bootable disk from a container image'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect push serve cache completion help" -f -a "inspect" -d 'Show what an image or a disk holds'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect push serve cache completion help" -f -a "push" -d 'Store a disk in a registry, as an image that shares its layers with others'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect push serve cache completion help" -f -a "serve" -d 'Export a disk over NBD without writing it'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect push serve cache completion help" -f -a "cache" -d 'Look after the store of layers'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect push serve cache completion help" -f -a "completion" -d 'Print a completion script for a shell'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect push serve cache completion help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "ls" -d 'List the layers in the store'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "prune" -d 'Remove layers from the store'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "verify" -d 'Read every layer in the store and check it against its sums'

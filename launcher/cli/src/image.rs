@@ -11,9 +11,10 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
 use bootwright_disk::{Source, SourceId, SourceKind};
+use bootwright_image::config::ImageConfig;
 use bootwright_image::pull::{self, Progress, PullOptions};
 use bootwright_image::registry::{Credentials, RegistryOptions};
-use bootwright_image::store::Store;
+use bootwright_image::store::{Layer, Store};
 use bootwright_image::tar::Limits;
 use bootwright_image::{Digest, ImageReference, Platform, Timestamp};
 use bootwright_rootfs::boot::Architecture;
@@ -21,7 +22,7 @@ use bootwright_rootfs::identity;
 use bootwright_rootfs::tree::{DirectoryOptions, Tree};
 use serde::Serialize;
 
-use crate::args::{ByteSize, ImageArgs};
+use crate::args::{ByteSize, ImageArgs, RegistryArgs};
 use crate::interrupt::Interrupt;
 use crate::progress::{Messages, Task};
 use crate::report::Timings;
@@ -39,8 +40,21 @@ pub(crate) struct Loaded {
     pub time: Timestamp,
     /// For reports.
     pub report: ImageReport,
-    // The packs stay locked against `cache prune` while these live.
-    _layers: Vec<bootwright_image::store::Layer>,
+    /// What the image runs on.
+    pub platform: Platform,
+    /// The image as it is in the store; `None` for a directory.
+    pub stored: Option<Stored>,
+}
+
+/// An image whose layers are in the store.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    /// The image's config.
+    pub config: ImageConfig,
+    /// The layers, lowest first; locked against `cache prune` while they live.
+    pub layers: Vec<Layer>,
+    /// The store.
+    pub store: Store,
 }
 
 /// An image, for reports.
@@ -88,7 +102,7 @@ pub(crate) fn load(
     timings: &mut Timings,
 ) -> anyhow::Result<Loaded> {
     let reference: ImageReference = reference.parse()?;
-    let platform: Option<Platform> = args.platform.as_deref().map(str::parse).transpose()?;
+    let platform = args.platform()?;
     if let Some(platform) = &platform {
         // Said again when the image is known, but there after all the work.
         Architecture::from_oci(platform.architecture())?;
@@ -103,7 +117,7 @@ pub(crate) fn load(
     let store = Store::open(args.store.store.as_deref())?.interruptible(interrupt.shared());
     let options = PullOptions {
         platform,
-        registry: registry_options(args),
+        registry: registry_options(&args.registry),
         limits: limits(args),
         parallel: NonZeroUsize::new(args.registry.parallel as usize).unwrap_or(NonZeroUsize::MIN),
     };
@@ -150,7 +164,12 @@ pub(crate) fn load(
         time: time(image.config.created.as_deref(), || latest(&tree))?,
         tree,
         report,
-        _layers: image.layers.into_iter().map(|l| l.layer).collect(),
+        platform: image.platform,
+        stored: Some(Stored {
+            config: image.config,
+            layers: image.layers.into_iter().map(|l| l.layer).collect(),
+            store,
+        }),
     })
 }
 
@@ -175,7 +194,8 @@ fn from_directory(
         },
         identity,
         tree,
-        _layers: Vec::new(),
+        platform,
+        stored: None,
     })
 }
 
@@ -215,8 +235,8 @@ fn time(created: Option<&str>, latest: impl FnOnce() -> Timestamp) -> anyhow::Re
     })
 }
 
-fn registry_options(args: &ImageArgs) -> RegistryOptions {
-    let registry = &args.registry;
+/// How a registry is reached, from the command line.
+pub(crate) fn registry_options(registry: &RegistryArgs) -> RegistryOptions {
     let mut options = RegistryOptions {
         credentials: registry.creds.as_deref().map(Credentials::parse),
         authfile: registry.authfile.clone(),

@@ -38,6 +38,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Build(args) => commands::build::run(&args, &interrupt),
         Command::Inspect(args) => commands::inspect::run(&args, &interrupt),
+        Command::Push(args) => commands::push::run(&args, &interrupt),
         Command::Serve(args) => commands::serve::run(&args, &interrupt),
         Command::Cache(args) => commands::cache::run(&args.command),
         Command::Completion { shell } => commands::completion(shell),

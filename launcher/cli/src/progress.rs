@@ -88,9 +88,20 @@ impl Task<'_> {
         }
     }
 
-    /// All is done.
+    /// `bytes` are done in all, which may be fewer than before.
+    pub(crate) fn reach(&self, bytes: u64) {
+        self.done.store(bytes, Ordering::Relaxed);
+        if let Some(bar) = &self.bar {
+            bar.set_position(bytes);
+        }
+    }
+
+    /// All is done; nothing is told of what turned out to be no work.
     pub(crate) fn finish(self) {
         let bytes = ByteSize(self.done.load(Ordering::Relaxed));
+        if bytes.0 == 0 {
+            return;
+        }
         let seconds = self.since.elapsed().as_secs_f64();
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use bootwright_disk::sink::Format;
+use bootwright_image::Platform;
 use clap::builder::{BoolishValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args};
 
@@ -19,7 +20,7 @@ pub(super) fn format_parser() -> impl TypedValueParser<Value = Format> {
 }
 
 /// Where layers are kept.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Store")]
 pub struct StoreArgs {
     /// Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]
@@ -40,7 +41,7 @@ pub struct OutputArgs {
 }
 
 /// How registries are reached.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Registry")]
 pub struct RegistryArgs {
     /// Require HTTPS and verify certificates; =false also allows plain HTTP
@@ -64,7 +65,7 @@ pub struct RegistryArgs {
     /// Credentials for the registry
     #[arg(long, value_name = "USER[:PASSWORD]")]
     pub creds: Option<String>,
-    /// How many layers to fetch at once
+    /// How many layers to fetch or send at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub parallel: u32,
     /// How often to try again after a network error or when the registry is busy
@@ -73,12 +74,12 @@ pub struct RegistryArgs {
 }
 
 /// Which image, from where, and how much of it to bear.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Image")]
 pub struct ImageArgs {
     /// Take the image for this platform from a multi-platform image [default: the host's]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub platform: Option<String>,
+    #[arg(long = "platform", value_name = "OS/ARCH[/VARIANT]")]
+    pub platforms: Vec<String>,
     /// Refuse images with more entries in their layers than this
     #[arg(long, value_name = "N", default_value_t = 5_000_000)]
     pub max_entries: u64,
@@ -94,4 +95,18 @@ pub struct ImageArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub store: StoreArgs,
+}
+
+impl ImageArgs {
+    /// The one platform that was asked for, if one was.
+    ///
+    /// # Errors
+    /// It is no platform, or there are several.
+    pub fn platform(&self) -> anyhow::Result<Option<Platform>> {
+        match self.platforms.as_slice() {
+            [] => Ok(None),
+            [one] => Ok(Some(one.parse()?)),
+            _ => anyhow::bail!("--platform: give one; only `push` takes several"),
+        }
+    }
 }

@@ -2,11 +2,13 @@
 
 mod build;
 mod common;
+mod push;
 mod serve;
 mod size;
 
 pub use build::{BootArgs, BootMode, BuildArgs, Compression, CustomizeArgs, PlanArgs};
 pub use common::{ImageArgs, OutputArgs, RegistryArgs, StoreArgs};
+pub use push::{ContainerDiskArgs, Form, LayerCompression, PushArgs, SourceRegistryArgs};
 pub use serve::ServeArgs;
 pub use size::ByteSize;
 
@@ -33,6 +35,8 @@ pub enum Command {
     Build(Box<BuildArgs>),
     /// Show what an image or a disk holds
     Inspect(Box<InspectArgs>),
+    /// Store a disk in a registry, as an image that shares its layers with others
+    Push(Box<PushArgs>),
     /// Export a disk over NBD without writing it
     Serve(Box<ServeArgs>),
     /// Look after the store of layers
@@ -111,4 +115,12 @@ pub enum CacheCommand {
         #[allow(missing_docs)]
         output: OutputArgs,
     },
+}
+
+/// The options of the disk when none is given, as the command line has them.
+pub(crate) fn default_plan() -> anyhow::Result<PlanArgs> {
+    match Cli::try_parse_from(["bootwright", "build", "image", "-o", "disk"])?.command {
+        Command::Build(args) => Ok(args.plan),
+        _ => Err(anyhow::anyhow!("`build` is not `build`")),
+    }
 }

@@ -11,7 +11,7 @@ use bootwright_rootfs::boot::{Architecture, bls, discover};
 use bootwright_rootfs::{ext4, fat};
 use serde::Serialize;
 
-use crate::args::{Cli, Command, InspectArgs, PlanArgs};
+use crate::args::{InspectArgs, default_plan};
 use crate::image::{self, ImageReport};
 use crate::interrupt::Interrupt;
 use crate::progress::Messages;
@@ -127,15 +127,6 @@ fn image(args: &InspectArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
         return super::print_json(&report);
     }
     print(&image_text(&report))
-}
-
-/// `build`'s options when none is given, as the command line has them.
-fn default_plan() -> anyhow::Result<PlanArgs> {
-    use clap::Parser as _;
-    match Cli::try_parse_from(["bootwright", "build", "image", "-o", "disk"])?.command {
-        Command::Build(args) => Ok(args.plan),
-        _ => Err(anyhow::anyhow!("`build` is not `build`")),
-    }
 }
 
 fn print(lines: &Lines) -> anyhow::Result<()> {
@@ -272,10 +263,7 @@ fn boots(
     disk: Arc<DiskFile>,
     args: &InspectArgs,
 ) -> anyhow::Result<Result<Found, discover::NothingToBoot>> {
-    let platform = match &args.image.platform {
-        Some(text) => text.parse()?,
-        None => Platform::host(),
-    };
+    let platform = args.image.platform()?.unwrap_or_else(Platform::host);
     let architecture = Architecture::from_oci(platform.architecture())?;
     Ok(discover::discover(disk, architecture).map(|found| {
         let menu = found.entries.iter().map(|e| e.id.clone()).collect();

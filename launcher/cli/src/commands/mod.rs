@@ -4,6 +4,7 @@ pub(crate) mod build;
 pub(crate) mod cache;
 mod customize;
 pub(crate) mod inspect;
+pub(crate) mod push;
 pub(crate) mod serve;
 
 use std::fs::File;
