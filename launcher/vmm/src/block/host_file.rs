@@ -217,6 +217,21 @@ impl HostFile {
         Ok(())
     }
 
+    /// Makes the file `len` bytes long if it is shorter; what is new is zeros.
+    pub(crate) fn grow(&self, len: u64) -> io::Result<()> {
+        if self.len()? < len {
+            if self.file.metadata()?.file_type().is_block_device() {
+                return Err(self.naming(io::ErrorKind::StorageFull.into()));
+            }
+            self.file.set_len(len).map_err(|e| self.naming(e))?;
+        }
+        #[cfg(test)]
+        if let Some(journal) = &self.journal {
+            journal.push(super::testing::Event::Grow(len));
+        }
+        Ok(())
+    }
+
     /// Returns when all that was written is on stable storage.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.file.sync_data().map_err(|e| self.naming(e))?;

@@ -4,12 +4,13 @@
 //! run of which file holds it, or that it is zeros or a few literal bytes, and
 //! the device moves the bytes between that file and the guest's memory. So one
 //! asynchronous engine serves every format: a [`PlanDisk`] over packs and host
-//! files, an [`Overlay`] over any other disk, and a [`RawDisk`].
+//! files, an [`Overlay`] over any other disk, a [`RawDisk`] and a [`Qcow2Disk`].
 
 mod host_file;
 mod identity;
 mod overlay;
 mod plan;
+mod qcow2;
 mod raw;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use host_file::HostFile;
 pub use identity::BaseId;
 pub use overlay::Overlay;
 pub use plan::PlanDisk;
+pub use qcow2::Qcow2Disk;
 pub use raw::RawDisk;
 
 /// The unit of virtio-blk's addresses, in bytes.
@@ -192,7 +194,6 @@ impl FileRun {
     }
 
     /// Allows the file to end inside the run.
-    #[allow(dead_code)]
     pub(crate) fn sparse(mut self) -> Self {
         self.sparse_end = true;
         self

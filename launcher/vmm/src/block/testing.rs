@@ -22,6 +22,8 @@ pub(crate) enum Event {
     Write(u64, Vec<u8>),
     /// So many bytes at this offset became zeros.
     Zero(u64, u64),
+    /// The file became so long.
+    Grow(u64),
     /// All before is on stable storage.
     Sync,
     /// The guest starts to write this value to these sectors.
@@ -281,6 +283,12 @@ fn apply(image: &mut Vec<u8>, event: &Event, keep: &mut dyn FnMut() -> bool) {
     let (at, new): (u64, Vec<u8>) = match event {
         Event::Write(at, bytes) => (*at, bytes.clone()),
         Event::Zero(at, len) => (*at, vec![0; *len as usize]),
+        Event::Grow(len) => {
+            if image.len() < *len as usize && keep() {
+                image.resize(*len as usize, 0);
+            }
+            return;
+        }
         _ => return,
     };
     // Zeroing a range does not make a file longer.
@@ -322,7 +330,7 @@ pub(crate) fn crash(
                     apply(&mut safe, event, &mut || true);
                 }
             }
-            Event::Write(..) | Event::Zero(..) => pending.push(event),
+            Event::Write(..) | Event::Zero(..) | Event::Grow(_) => pending.push(event),
             _ => {
                 allowed.take(event, base);
                 // Only the end of a flush tightens what is allowed.
