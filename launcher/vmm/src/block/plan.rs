@@ -171,3 +171,104 @@ impl Backend for PlanDisk {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use bootwright_disk::plan::{PlanBuilder, Source};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::block::read_at;
+
+    const PACK: usize = 40_000;
+
+    fn pack() -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let bytes: Vec<u8> = (0..PACK).map(|i| (i % 251) as u8 + 1).collect();
+        file.write_all(&bytes).unwrap();
+        file
+    }
+
+    /// Gap before an extent, its length, and whether it is a literal or where
+    /// in the pack it is: close behind the last, or anywhere.
+    type Piece = (u64, u64, Option<(bool, usize)>);
+
+    fn pieces() -> impl Strategy<Value = Vec<Piece>> {
+        let gap = prop_oneof![Just(0), 1..600u64, 4090..4100u64, 1..10_000u64];
+        let len = prop_oneof![1..600u64, 4090..4100u64, 1..5_000u64];
+        let place = prop_oneof![Just(None), (any::<bool>(), 0..PACK).prop_map(Some),];
+        prop::collection::vec((gap, len, place), 0..12)
+    }
+
+    /// The plan of `pieces` and its bytes.
+    fn build(pack: &tempfile::NamedTempFile, pieces: &[Piece]) -> (PlanDisk, Vec<u8>) {
+        let source = Source {
+            kind: SourceKind::Pack {
+                diff_id: "sha256:test".into(),
+            },
+            path: pack.path().into(),
+            len: PACK as u64,
+        };
+        let mut builder = PlanBuilder::new(vec![source]);
+        let mut bytes: Vec<u8> = Vec::new();
+        // What the disk and the pack are apart in the last extent.
+        let mut last: Option<u64> = None;
+        for (gap, len, place) in pieces {
+            bytes.resize(bytes.len() + *gap as usize, 0);
+            let start = bytes.len() as u64;
+            match place {
+                None => {
+                    let literal: Vec<u8> = (0..*len).map(|i| (i % 7) as u8 + 100).collect();
+                    bytes.extend(&literal);
+                    builder.put(Extent::literal(start, literal));
+                }
+                Some((follows, at)) => {
+                    let close = last.and_then(|apart| start.checked_sub(apart));
+                    let close = close.filter(|at| *follows && at + len <= PACK as u64);
+                    let offset = close.unwrap_or((*at as u64).min(PACK as u64 - len));
+                    last = start.checked_sub(offset);
+                    let from = offset as usize;
+                    bytes.extend((from..from + *len as usize).map(|i| (i % 251) as u8 + 1));
+                    builder.put(Extent::source(start, *len, SourceId(0), offset));
+                }
+            }
+        }
+        bytes.resize((bytes.len() + 1).next_multiple_of(512), 0);
+        let plan = builder.finish(bytes.len() as u64).unwrap();
+        (PlanDisk::new(plan).unwrap(), bytes)
+    }
+
+    proptest! {
+        #[test]
+        fn any_range_of_a_plan_is_found(
+            pieces in pieces(),
+            ranges in prop::collection::vec((any::<prop::sample::Index>(), 1..40usize), 1..20),
+        ) {
+            let pack = pack();
+            let (disk, bytes) = build(&pack, &pieces);
+            prop_assert_eq!(disk.size(), bytes.len() as u64);
+            for (at, sectors) in ranges {
+                let start = at.index(bytes.len() / 512) * 512;
+                let end = (start + sectors * 512).min(bytes.len());
+                let run = disk.read(start as u64..end as u64).unwrap();
+                prop_assert!((1..=(end - start) as u64).contains(&run.len()));
+                if let Run::File(run) = &run {
+                    // Gaps lie in order inside the run, which ends in data.
+                    let mut last = 0;
+                    for gap in &run.gaps {
+                        prop_assert!(last < gap.start && gap.start < gap.end && gap.end < run.len);
+                        last = gap.end;
+                    }
+                }
+                let mut got = vec![0xff; end - start];
+                read_at(&disk, start as u64, &mut got).unwrap();
+                prop_assert!(got == bytes[start..end]);
+            }
+            let size = disk.size();
+            prop_assert!(disk.read(size..size + 512).is_err());
+            prop_assert!(disk.read(0..size + 1).is_err());
+        }
+    }
+}

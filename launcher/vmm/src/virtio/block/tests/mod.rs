@@ -3,6 +3,8 @@
 mod driver;
 mod engines;
 mod hostile;
+mod index;
+mod kill;
 mod random;
 
 use std::path::Path;
