@@ -7,12 +7,12 @@ mod common;
 
 use std::io::{self, BufReader};
 use std::ops::Range;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
 
-use bootwright_disk::nbd::{self, Export};
+use bootwright_disk::nbd::{self, Export, WriteAt};
 use bootwright_disk::reader::ReadAt;
 use bootwright_disk::sink::Format;
 use common::{Piece, Sample, What, nasty, run, samples};
@@ -23,6 +23,7 @@ fn export(disk: &dyn ReadAt) -> Export<'_> {
         name: "disk",
         description: "a disk to test with",
         disk,
+        writer: None,
         warn: &|_| {},
     }
 }
@@ -30,6 +31,15 @@ fn export(disk: &dyn ReadAt) -> Export<'_> {
 /// Runs `clients` with the URI of a server of `disk` that takes so many
 /// connections.
 fn served(disk: &dyn ReadAt, connections: usize, clients: impl FnOnce(&str)) {
+    let serve = |stream: &UnixStream| {
+        // Clients may hang up as they like.
+        let _ = nbd::serve(BufReader::new(stream), stream, &export(disk));
+    };
+    served_by(&serve, connections, clients);
+}
+
+/// The same for a server that treats a connection as `serve` does.
+fn served_by(serve: &(dyn Fn(&UnixStream) + Sync), connections: usize, clients: impl FnOnce(&str)) {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("nbd");
     let listener = UnixListener::bind(&socket).unwrap();
@@ -47,10 +57,7 @@ fn served(disk: &dyn ReadAt, connections: usize, clients: impl FnOnce(&str)) {
                 taken += 1;
                 assert!(taken <= connections, "more connections than expected");
                 stream.set_nonblocking(false).unwrap();
-                scope.spawn(move || {
-                    // Clients may hang up as they like.
-                    let _ = nbd::serve(BufReader::new(&stream), &stream, &export(disk));
-                });
+                scope.spawn(move || serve(&stream));
             }
         });
         let uri = format!("nbd+unix:///?socket={}", socket.display());
@@ -485,4 +492,93 @@ proptest! {
         let (output, _) = client.talk(&sample.reader());
         prop_assert!(output.len() < 8 << 20);
     }
+}
+
+/// A disk in memory.
+#[derive(Debug)]
+struct Memory(Mutex<Vec<u8>>);
+
+impl Memory {
+    fn at(&self, range: Range<u64>, change: impl Fn(&mut [u8])) -> io::Result<()> {
+        change(&mut self.0.lock().unwrap()[range.start as usize..range.end as usize]);
+        Ok(())
+    }
+}
+
+impl ReadAt for Memory {
+    fn size(&self) -> u64 {
+        self.0.lock().unwrap().len() as u64
+    }
+
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let bytes = self.0.lock().unwrap();
+        buf.copy_from_slice(&bytes[offset as usize..offset as usize + buf.len()]);
+        Ok(())
+    }
+}
+
+impl WriteAt for Memory {
+    fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let end = offset + bytes.len() as u64;
+        assert!(offset.is_multiple_of(512) && end.is_multiple_of(512));
+        self.at(offset..end, |there| there.copy_from_slice(bytes))
+    }
+
+    fn write_zeroes(&self, range: Range<u64>, _unmap: bool) -> io::Result<()> {
+        self.at(range, |there| there.fill(0))
+    }
+
+    fn discard(&self, range: Range<u64>) -> io::Result<()> {
+        self.at(range, |there| there.fill(0))
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn clients_of_others_write_what_can_be_written() {
+    let sample = nasty().remove(0).1;
+    let raw = sample.write("disk.raw", Format::Raw);
+    let size = std::fs::metadata(&raw).unwrap().len().next_multiple_of(512);
+    std::fs::File::options()
+        .write(true)
+        .open(&raw)
+        .unwrap()
+        .set_len(size)
+        .unwrap();
+    let disk = Memory(Mutex::new(vec![0xaa; size as usize]));
+    let serve = |clients: &dyn Fn(&str)| {
+        let export = |stream: &UnixStream| {
+            let export = Export {
+                name: "disk",
+                description: "",
+                disk: &disk,
+                writer: Some(&disk),
+                warn: &|_| {},
+            };
+            let _ = nbd::serve(BufReader::new(stream), stream, &export);
+        };
+        served_by(&export, 20, clients);
+    };
+    serve(&|uri| {
+        let info = run("nbdinfo", &[uri]);
+        for words in [
+            "is_read_only: false",
+            "can_trim: true",
+            "can_zero: true",
+            "block_size_minimum: 512",
+        ] {
+            assert!(info.contains(words), "{words:?} is not in: {info}");
+        }
+        run(
+            "qemu-img",
+            &["convert", "-n", "-f", "raw", "-O", "raw", utf8(&raw), uri],
+        );
+    });
+    assert!(*disk.0.lock().unwrap() == std::fs::read(&raw).unwrap());
+    disk.0.lock().unwrap().fill(0xaa);
+    serve(&|uri| drop(run("nbdcopy", &[utf8(&raw), uri])));
+    assert!(*disk.0.lock().unwrap() == std::fs::read(&raw).unwrap());
 }

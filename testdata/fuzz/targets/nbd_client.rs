@@ -50,6 +50,7 @@ fuzz_target!(|input: &[u8]| {
         name: "disk",
         description: "",
         disk: &Disk,
+        writer: None,
         warn: &|_| {},
     };
     let mut output = Vec::new();

@@ -6,7 +6,7 @@ use super::wire::{
     FIXED_NEWSTYLE, MAGIC, Message, NO_ZEROES, OPTION_MAGIC, OPTION_REPLY_MAGIC, answer, flag, get,
     info, option,
 };
-use super::{Agreed, Export, MAX_READ, NbdError};
+use super::{Agreed, Export, MAX_READ, NbdError, SECTOR};
 
 /// The longest data of an option that is taken, in bytes: names have at most
 /// 4096, and nobody asks for many things at once.
@@ -129,10 +129,13 @@ impl Session<'_, '_> {
         } else {
             0
         };
-        // Nothing changes, so flushing is done before it is asked for, and
-        // all connections see the same.
+        let change = match self.export.writer {
+            Some(_) => flag::SEND_TRIM | flag::SEND_WRITE_ZEROES,
+            None => flag::READ_ONLY,
+        };
+        // All connections see the same disk, and flush all of it.
         flag::HAS_FLAGS
-            | flag::READ_ONLY
+            | change
             | flag::SEND_FLUSH
             | flag::SEND_FUA
             | flag::CAN_MULTI_CONN
@@ -184,7 +187,7 @@ impl Session<'_, '_> {
         // Also to those who did not ask: it bounds what they may ask for.
         let blocks = Message::default()
             .u16(info::BLOCK_SIZE)
-            .u32(1)
+            .u32(self.export.writer.map_or(1, |_| SECTOR))
             .u32(PREFERRED_BLOCK)
             .u32(MAX_READ);
         self.reply(option, answer::INFO, &blocks.0)?;

@@ -1,4 +1,4 @@
-//! A read-only NBD server (the NBD project's doc/proto.md) over any two
+//! An NBD server (the NBD project's doc/proto.md) over any two
 //! streams.
 //!
 //! [`serve`] speaks with one client: it haggles over options (fixed newstyle),
@@ -11,11 +11,14 @@ mod handshake;
 mod reply;
 mod transmission;
 mod wire;
+mod write;
 
 use std::fmt;
 use std::io::{self, Read, Write};
 
 use crate::reader::ReadAt;
+
+pub use write::{SECTOR, WriteAt};
 
 /// The largest read that is answered, in bytes; clients learn it.
 pub const MAX_READ: u32 = 32 << 20;
@@ -29,6 +32,9 @@ pub struct Export<'a> {
     pub description: &'a str,
     /// The disk.
     pub disk: &'a dyn ReadAt,
+    /// The same disk for clients that write, in sectors of [`SECTOR`] bytes;
+    /// none if it is read-only.
+    pub writer: Option<&'a dyn WriteAt>,
     /// Told of what goes wrong with the disk; the client only learns that.
     pub warn: &'a (dyn Fn(&str) + Sync),
 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::handshake::ALLOCATION_ID;
 use super::reply::{DATA_START, Replies};
 use super::wire::{Errno, Message, REQUEST_MAGIC, chunk, command, get, request};
+use super::write::{self, Change, WriteAt};
 use super::{Agreed, Export, MAX_READ, NbdError};
 use crate::reader::ReadAt;
 
@@ -48,7 +49,18 @@ pub(super) fn answer(
             command::DISCONNECT => return Ok(()),
             command::READ => server.read(&request)?,
             command::BLOCK_STATUS => server.block_status(&request)?,
-            command::FLUSH => server.replies.simple(None)?,
+            command::FLUSH => server.flush()?,
+            command::WRITE | command::TRIM | command::WRITE_ZEROES
+                if let Some(disk) = export.writer =>
+            {
+                let change = Change {
+                    kind: request.kind,
+                    flags: request.flags,
+                    range: request.offset..request.offset.saturating_add(u64::from(request.len)),
+                };
+                let size = export.disk.size();
+                write::answer(input, disk, size, &change, &mut server.replies, export.warn)?;
+            }
             command::WRITE => {
                 // What it wants to write comes first.
                 if request.len > MAX_READ {
@@ -129,6 +141,15 @@ impl Server<'_, '_> {
             }
             true => self.read_structured(range, at_once),
         }
+    }
+
+    fn flush(&mut self) -> Result<(), NbdError> {
+        // What is read-only is on stable storage before anybody asks.
+        let done = self.export.writer.map_or(Ok(()), WriteAt::flush);
+        if let Err(error) = &done {
+            (self.export.warn)(&error.to_string());
+        }
+        self.replies.simple(done.err().map(|_| Errno::Io))
     }
 
     /// Reads `range` to where a chunk's data start in the buffer.

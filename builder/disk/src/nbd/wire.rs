@@ -20,6 +20,8 @@ pub(super) mod flag {
     pub(crate) const READ_ONLY: u16 = 1 << 1;
     pub(crate) const SEND_FLUSH: u16 = 1 << 2;
     pub(crate) const SEND_FUA: u16 = 1 << 3;
+    pub(crate) const SEND_TRIM: u16 = 1 << 5;
+    pub(crate) const SEND_WRITE_ZEROES: u16 = 1 << 6;
     pub(crate) const SEND_DF: u16 = 1 << 7;
     pub(crate) const CAN_MULTI_CONN: u16 = 1 << 8;
 }
@@ -68,6 +70,8 @@ pub(super) mod command {
 
 /// Flags of requests.
 pub(super) mod request {
+    pub(crate) const FUA: u16 = 1;
+    pub(crate) const NO_HOLE: u16 = 1 << 1;
     pub(crate) const DONT_FRAGMENT: u16 = 1 << 2;
     pub(crate) const ONE_EXTENT: u16 = 1 << 3;
 }
@@ -91,6 +95,7 @@ pub(super) enum Errno {
     Permission = 1,
     Io = 5,
     Invalid = 22,
+    NoSpace = 28,
     Overflow = 75,
 }
 

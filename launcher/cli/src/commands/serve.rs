@@ -86,6 +86,7 @@ pub(crate) fn run(args: &ServeArgs, interrupt: &Interrupt) -> anyhow::Result<()>
         name: NAME,
         description: &args.target,
         disk: served.disk(),
+        writer: None,
         warn: &|text| messages.warn(text),
     };
     accept(&socket.listener, &export, &messages, interrupt)
