@@ -19,10 +19,11 @@ pub mod rng;
 mod stats;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vsock;
 pub mod worker;
 
 pub use device::{ActivateError, Activation, ActiveQueue, Interrupt, Memory, VirtioDevice};
-pub use stats::{Counter, Stats};
+pub use stats::{Counter, Gauge, Stats};
 
 /// Reads `data` from a configuration space that holds `config`; beyond it are
 /// zeros.

@@ -2,6 +2,8 @@
 //! break every rule.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+pub mod script;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
+use vmm_sys_util::epoll::EpollEvent;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::worker::{EventSet, Handler, OnStart, Poll, Token, Work};
@@ -336,6 +339,23 @@ impl<H: Handler> Inline<H> {
     /// One event for the handler, unless it has failed.
     pub fn event(&mut self, token: impl Into<Token>) {
         self.event_with(token, EventSet::IN | EventSet::OUT);
+    }
+
+    /// Hands on what its descriptors have for it, until that is nothing.
+    pub fn settle(&mut self) {
+        let mut events = [EpollEvent::default(); 32];
+        for _ in 0..10_000 {
+            let now = Some(Duration::ZERO);
+            let count = self.poll.wait(&mut events, now).unwrap();
+            for event in &events[..count] {
+                let ready = EventSet::from_bits_truncate(event.events());
+                self.event_with(event.data(), ready);
+            }
+            if count == 0 || self.fault.is_some() {
+                return;
+            }
+        }
+        panic!("its descriptors are never done");
     }
 
     pub fn event_with(&mut self, token: impl Into<Token>, ready: EventSet) {

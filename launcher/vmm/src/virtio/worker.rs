@@ -166,10 +166,15 @@ impl Poll {
             .ctl(ControlOperation::Delete, fd, EpollEvent::default());
     }
 
-    fn wait(&self, events: &mut [EpollEvent], timeout: Option<Duration>) -> io::Result<usize> {
+    pub(super) fn wait(
+        &self,
+        events: &mut [EpollEvent],
+        timeout: Option<Duration>,
+    ) -> io::Result<usize> {
         let timeout = timeout.map_or(-1, |t| {
             // Rounded up, lest a rest of a millisecond makes the loop spin.
-            i32::try_from(t.as_millis()).map_or(i32::MAX, |ms| ms.saturating_add(1))
+            let up = i32::from(!t.is_zero());
+            i32::try_from(t.as_millis()).map_or(i32::MAX, |ms| ms.saturating_add(up))
         });
         self.0.wait(timeout, events)
     }
