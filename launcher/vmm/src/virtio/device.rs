@@ -44,6 +44,10 @@ pub trait VirtioDevice: Send + fmt::Debug {
     /// Stops the device. When this returns, nothing of it touches guest memory
     /// and its queues are gone; it can be activated again.
     fn reset(&mut self);
+
+    /// The machine that the device was in is gone, after a [`reset`](Self::reset),
+    /// and so is its memory. What a reset leaves as it is starts afresh.
+    fn detach(&mut self) {}
 }
 
 /// What a device is given to work with.

@@ -12,7 +12,9 @@
 pub mod block;
 pub mod console;
 mod device;
+mod discard;
 pub mod features;
+pub mod mem;
 pub mod net;
 pub mod queue;
 pub mod rng;

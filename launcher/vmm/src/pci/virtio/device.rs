@@ -137,7 +137,9 @@ impl VirtioPci {
     /// Resets the device and takes it out.
     pub fn into_device(self: Arc<Self>) -> Option<Box<dyn VirtioDevice>> {
         self.reset(&mut lock(&self.state));
-        lock(&self.device).take()
+        let mut device = lock(&self.device).take()?;
+        device.detach();
+        Some(device)
     }
 
     fn activate(&self, state: &mut State, features: u64, setups: &[QueueSetup]) {
