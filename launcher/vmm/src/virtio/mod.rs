@@ -9,6 +9,7 @@
 //!
 //! [Virtual I/O Device (VIRTIO) Version 1.2]: https://docs.oasis-open.org/virtio/virtio/v1.2/virtio-v1.2.html
 
+pub mod balloon;
 pub mod block;
 pub mod console;
 mod device;
