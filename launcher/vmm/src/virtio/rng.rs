@@ -168,6 +168,44 @@ fn getrandom(mut bytes: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// A guest that uses an entropy device as bytes say.
+#[cfg(any(test, feature = "testing"))]
+#[allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+pub mod random {
+    use super::*;
+    use crate::virtio::testing::script::{self, Actor, Input, Request};
+    use crate::virtio::testing::{Driver, Inline};
+
+    #[derive(Debug)]
+    struct Guest;
+
+    impl Actor for Guest {
+        fn request(&mut self, _queue: u16, input: &mut Input<'_>) -> Request {
+            Request {
+                readable: Vec::new(),
+                writable: 1 + input.pick(&[7, 63, 4096, 70_000]),
+            }
+        }
+
+        fn host(&mut self, _input: &mut Input<'_>) {}
+
+        fn answered(&mut self, _queue: u16, bytes: &[u8]) {
+            assert!(!bytes.is_empty() && bytes.len() <= MOST as usize);
+        }
+    }
+
+    /// Plays it.
+    ///
+    /// # Panics
+    /// If the device does what it must not.
+    pub fn play(bytes: &[u8]) {
+        let mut driver = Driver::new(script::MEMORY, QUEUES, features::COMMON);
+        let handler = RngHandler::new(Arc::default());
+        let mut device = Inline::start(handler, driver.activation());
+        script::play(&mut driver, &mut device, &mut Input::new(bytes), &mut Guest);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,5 +316,15 @@ mod tests {
             Arc::new(|name| Err(io::Error::other(format!("no filter for {name}"))));
         let error = Rng::new("rng7", &refuse).unwrap_err();
         assert_eq!(error.to_string(), "no filter for rng7");
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+        #[test]
+        fn whatever_the_guest_does_is_harmless(
+            bytes in proptest::collection::vec(0u8..=255, 0..1000),
+        ) {
+            random::play(&bytes);
+        }
     }
 }

@@ -353,3 +353,6 @@ impl PciDevice for VirtioPci {
         self.write_region(&mut lock(&self.state), offset, data);
     }
 }
+
+#[cfg(test)]
+mod tests;

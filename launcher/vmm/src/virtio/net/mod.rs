@@ -9,6 +9,8 @@
 mod control;
 mod handler;
 pub mod passt;
+#[cfg(any(test, feature = "testing"))]
+pub mod random;
 mod receive;
 pub mod tap;
 #[cfg(test)]

@@ -508,3 +508,13 @@ fn what_is_no_tap_is_refused() {
     let (socket, _) = UnixStream::pair().unwrap();
     assert!(Net::new("net0", low, Peer::Passt(socket), &no_sandbox()).is_err());
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    #[test]
+    fn whatever_guest_and_passt_do_is_harmless(
+        bytes in proptest::collection::vec(0u8..=255, 0..3000),
+    ) {
+        random::play(&bytes);
+    }
+}

@@ -1,0 +1,6 @@
+//! What a guest and the host do with a socket device.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| bootwright_vmm::virtio::vsock::random::play(input));
