@@ -79,7 +79,13 @@ impl Control {
     }
 
     fn want(&self, wanted: Wanted) {
-        self.lock().wanted = wanted;
+        let mut state = self.lock();
+        // A thread that holds itself because the guest has ended may come too
+        // late: it has been told to end already.
+        if !(state.wanted == Wanted::End && wanted == Wanted::Hold) {
+            state.wanted = wanted;
+        }
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -350,5 +356,27 @@ fn signal_thread(thread: libc::pid_t) {
         unsafe {
             libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, kick_signal());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_was_told_to_end_does_not_hold_itself_for_ever() {
+        let control = Control {
+            state: Mutex::new(State {
+                wanted: Wanted::Run,
+                rests: false,
+            }),
+            changed: Condvar::new(),
+            thread: AtomicI32::new(0),
+        };
+        assert!(control.may_run(|| {}));
+        control.want(Wanted::End);
+        // What the thread does when it has met the guest's end, and only now.
+        control.want(Wanted::Hold);
+        assert!(!control.may_run(|| {}));
     }
 }
