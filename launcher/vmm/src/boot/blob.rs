@@ -14,6 +14,15 @@ pub enum Blob {
     Bytes(Arc<[u8]>),
     /// They are all that a file holds.
     File(Arc<File>),
+    /// They are a part of a file.
+    Range {
+        /// The file.
+        file: Arc<File>,
+        /// Where in it they start.
+        offset: u64,
+        /// How many they are.
+        len: u64,
+    },
 }
 
 impl From<&[u8]> for Blob {
@@ -43,6 +52,7 @@ impl Blob {
         match self {
             Self::Bytes(bytes) => Ok(bytes.len() as u64),
             Self::File(file) => Ok(file.metadata()?.len()),
+            Self::Range { len, .. } => Ok(*len),
         }
     }
 
@@ -61,6 +71,15 @@ impl Blob {
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         match self {
             Self::File(file) => file.read_exact_at(buffer, offset),
+            Self::Range {
+                file,
+                offset: base,
+                len,
+            } => {
+                let wanted = buffer.len() as u64;
+                let at = within(offset, wanted, *len).and_then(|at| base.checked_add(at));
+                file.read_exact_at(buffer, at.ok_or(io::ErrorKind::UnexpectedEof)?)
+            }
             Self::Bytes(bytes) => {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX);
                 let end = start.saturating_add(buffer.len());
@@ -82,18 +101,24 @@ impl Blob {
         at: GuestAddress,
     ) -> io::Result<()> {
         let len = range.end.saturating_sub(range.start);
-        let len = usize::try_from(len).map_err(io::Error::other)?;
+        let from_file = |file, offset| {
+            let len = usize::try_from(len).map_err(io::Error::other)?;
+            memory
+                .read_exact_volatile_from(at, &mut At { file, offset }, len)
+                .map_err(io::Error::other)
+        };
         match self {
-            Self::File(file) => {
-                let mut file = At {
-                    file,
-                    offset: range.start,
-                };
-                memory
-                    .read_exact_volatile_from(at, &mut file, len)
-                    .map_err(io::Error::other)
+            Self::File(file) => from_file(file, range.start),
+            Self::Range {
+                file,
+                offset,
+                len: most,
+            } => {
+                let start = within(range.start, len, *most).and_then(|at| offset.checked_add(at));
+                from_file(file, start.ok_or(io::ErrorKind::UnexpectedEof)?)
             }
             Self::Bytes(bytes) => {
+                let len = usize::try_from(len).map_err(io::Error::other)?;
                 let start = usize::try_from(range.start).unwrap_or(usize::MAX);
                 let end = start.saturating_add(len);
                 let source = bytes.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -120,6 +145,12 @@ impl Blob {
             end: range.end,
         }
     }
+}
+
+/// `offset`, if `len` bytes from there on lie in `size`.
+fn within(offset: u64, len: u64, size: u64) -> Option<u64> {
+    let end = offset.checked_add(len)?;
+    (end <= size).then_some(offset)
 }
 
 /// Reads a [`Blob`] in order.
@@ -171,5 +202,32 @@ impl vm_memory::ReadVolatile for At<'_> {
             .map_err(|_| vm_memory::VolatileMemoryError::IOError(io::Error::last_os_error()))?;
         self.offset += count as u64;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_file_is_all_there_is() {
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, b"0123456789").unwrap();
+        let blob = Blob::Range {
+            file: Arc::new(file),
+            offset: 2,
+            len: 4,
+        };
+        assert_eq!(blob.len().unwrap(), 4);
+        let mut bytes = [0; 3];
+        blob.read_exact_at(&mut bytes, 1).unwrap();
+        assert_eq!(&bytes, b"345");
+        assert!(blob.read_exact_at(&mut bytes, 2).is_err());
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4096)]).unwrap();
+        assert_eq!(blob.copy_to(&memory, GuestAddress(8)).unwrap(), 4);
+        let mut bytes = [0; 5];
+        memory.read_slice(&mut bytes, GuestAddress(8)).unwrap();
+        assert_eq!(&bytes, b"2345\0");
+        assert!(blob.copy_range_to(1..5, &memory, GuestAddress(0)).is_err());
     }
 }

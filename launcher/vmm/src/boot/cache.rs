@@ -25,7 +25,7 @@ impl KernelCache {
         let mut hasher = Sha256::new();
         match image {
             Blob::Bytes(bytes) => hasher.update(bytes),
-            Blob::File(_) => {
+            Blob::File(_) | Blob::Range { .. } => {
                 let mut reader = image.reader(0..image.len()?);
                 let mut buffer = vec![0; 1 << 18];
                 loop {
