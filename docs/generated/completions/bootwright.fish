@@ -27,6 +27,8 @@ end
 complete -c bootwright -n "__fish_bootwright_needs_command" -s h -l help -d 'Print help'
 complete -c bootwright -n "__fish_bootwright_needs_command" -s V -l version -d 'Print version'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "build" -d 'Build a bootable disk from a container image'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "run" -d 'Boot an image or a disk in a virtual machine'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "machine" -d 'Run a virtual machine whose folder is prepared; `run` starts this'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "inspect" -d 'Show what an image or a disk holds'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "push" -d 'Store a disk in a registry, as an image that shares its layers with others'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "serve" -d 'Export a disk over NBD without writing it'
@@ -78,6 +80,42 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l json -d 
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -s q -l quiet -d 'Print nothing but errors and the result'
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l name -d 'Keep what the guest writes under NAME, and go on from it the next time' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l accel -d 'What runs the guest' -r -f -a "auto\t'kvm if this host can, else tcg'
+kvm\t'Hardware virtualisation'
+tcg\t'Emulation by QEMU, which is many times slower'"
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l cpus -d 'Number of processors' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -s m -l memory -d 'Memory' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l disk -d 'Attach a disk file, which is written to unless :ro follows (repeatable)' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l timeout -d 'End the machine after this time (s, m, h, d, w)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l kernel -d 'Boot this kernel instead of the one in the image or on the disk' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l initrd -d 'Boot with this initial RAM disk instead of the kernel\'s own' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l append -d 'Kernel command line to use instead of the image\'s or the disk\'s' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l karg -d 'Add to the kernel command line (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l size -d 'Size of the root disk [default: content and --free, or as large as DISK]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l free -d 'Free space in the root file system that is made of an image [default: 8G]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l user -d 'Add a user who may use sudo to the image (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l root-password-file -d 'Set root\'s password to the first line of FILE: plain, or a crypt(5) hash' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l file -d 'Copy a file or directory of the host into the image (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l platform -d 'Take the image for this platform from a multi-platform image [default: the host\'s]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l max-entries -d 'Refuse images with more entries in their layers than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l max-layer-size -d 'Refuse layers that unpack to more than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l max-index-size -d 'Refuse layers whose list of entries takes more memory than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l tls-verify -d 'Require HTTPS and verify certificates; =false also allows plain HTTP' -r -f -a "true\t''
+false\t''"
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l cert-dir -d 'Use the certificates in DIR: *.crt to trust, *.cert with *.key to show' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l authfile -d 'Read registry credentials from FILE [default: those of podman, then docker]' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l creds -d 'Credentials for the registry' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l parallel -d 'How many layers to fetch or send at once' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l retries -d 'How often to try again after a network error or when the registry is busy' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l store -d 'Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l no-reboot -d 'End when the guest reboots'
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l no-sandbox -d 'Do not confine the process that runs the guest; for debugging only'
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -s q -l quiet -d 'Print nothing but errors and the console'
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand machine" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand machine" -s V -l version -d 'Print version'
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l platform -d 'Take the image for this platform from a multi-platform image [default: the host\'s]' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l max-entries -d 'Refuse images with more entries in their layers than this' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l max-layer-size -d 'Refuse layers that unpack to more than this' -r
@@ -209,13 +247,15 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_
 complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c bootwright -n "__fish_bootwright_using_subcommand completion" -s h -l help -d 'Print help'
 complete -c bootwright -n "__fish_bootwright_using_subcommand completion" -s V -l version -d 'Print version'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect push serve cache completion help" -f -a "build" -d 'Build a bootable disk from a container image'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect push serve cache completion help" -f -a "inspect" -d 'Show what an image or a disk holds'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect push serve cache completion help" -f -a "push" -d 'Store a disk in a registry, as an image that shares its layers with others'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect push serve cache completion help" -f -a "serve" -d 'Export a disk over NBD without writing it'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect push serve cache completion help" -f -a "cache" -d 'Look after the store of layers'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect push serve cache completion help" -f -a "completion" -d 'Print a completion script for a shell'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build inspect push serve cache completion help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "build" -d 'Build a bootable disk from a container image'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "run" -d 'Boot an image or a disk in a virtual machine'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "machine" -d 'Run a virtual machine whose folder is prepared; `run` starts this'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "inspect" -d 'Show what an image or a disk holds'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "push" -d 'Store a disk in a registry, as an image that shares its layers with others'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "serve" -d 'Export a disk over NBD without writing it'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "cache" -d 'Look after the store of layers'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "completion" -d 'Print a completion script for a shell'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "ls" -d 'List the layers in the store'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "prune" -d 'Remove layers from the store'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "verify" -d 'Read every layer in the store and check it against its sums'

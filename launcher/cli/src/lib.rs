@@ -10,6 +10,8 @@ mod image;
 mod interrupt;
 mod progress;
 mod report;
+mod run;
+mod vms;
 
 use std::process::ExitCode;
 
@@ -27,7 +29,10 @@ pub fn command() -> clap::Command {
 
 /// Runs the command that the process's arguments ask for.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refused(&error),
+    };
     let interrupt = match interrupt::Interrupt::install() {
         Ok(interrupt) => interrupt,
         Err(error) => {
@@ -36,6 +41,8 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
+        Command::Run(args) => return commands::run::run(&args, &interrupt),
+        Command::Machine { name } => return vms::process::main(&name),
         Command::Build(args) => commands::build::run(&args, &interrupt),
         Command::Inspect(args) => commands::inspect::run(&args, &interrupt),
         Command::Push(args) => commands::push::run(&args, &interrupt),
@@ -54,6 +61,19 @@ pub fn main() -> ExitCode {
             eprintln!("bootwright: {}", explained(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Says what is wrong with the arguments, or what was asked about them.
+fn refused(error: &clap::Error) -> ExitCode {
+    // A closed output is no reason to say more.
+    let _ = error.print();
+    let run = std::env::args_os().nth(1).is_some_and(|arg| arg == "run");
+    match u8::try_from(error.exit_code()) {
+        // `run` has exit statuses of its own.
+        Ok(status @ 1..) if run => ExitCode::from(status.max(vms::exit::NOT_STARTED)),
+        Ok(status) => ExitCode::from(status),
+        Err(_) => ExitCode::FAILURE,
     }
 }
 

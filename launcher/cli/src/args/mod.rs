@@ -3,12 +3,14 @@
 mod build;
 mod common;
 mod push;
+mod run;
 mod serve;
 mod size;
 
 pub use build::{BootArgs, BootMode, BuildArgs, Compression, CustomizeArgs, PlanArgs};
 pub use common::{ImageArgs, OutputArgs, RegistryArgs, StoreArgs};
 pub use push::{ContainerDiskArgs, Form, LayerCompression, PushArgs, SourceRegistryArgs};
+pub use run::{Accel, KernelArgs, MachineArgs, RootArgs, RunArgs};
 pub use serve::ServeArgs;
 pub use size::ByteSize;
 
@@ -33,6 +35,14 @@ pub struct Cli {
 pub enum Command {
     /// Build a bootable disk from a container image
     Build(Box<BuildArgs>),
+    /// Boot an image or a disk in a virtual machine
+    Run(Box<RunArgs>),
+    /// Run a virtual machine whose folder is prepared; `run` starts this
+    #[command(hide = true)]
+    Machine {
+        /// The machine's name.
+        name: String,
+    },
     /// Show what an image or a disk holds
     Inspect(Box<InspectArgs>),
     /// Store a disk in a registry, as an image that shares its layers with others

@@ -88,9 +88,37 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(error)
 }
 
+/// Parses the name of a virtual machine: what is a host name and a file name.
+pub(super) fn vm_name(text: &str) -> Result<String, String> {
+    let first = text
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphanumeric());
+    let rest = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if first && rest && text.len() <= 40 {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{text:?} is no name for a machine: up to 40 letters, digits and any of - _ . are"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_machines_are_names_of_files() {
+        for text in ["a", "web-1", "A.b_c"] {
+            assert_eq!(vm_name(text).as_deref(), Ok(text));
+        }
+        let long = "a".repeat(41);
+        for text in ["", ".", "..", "-a", "a/b", "a b", "\u{e9}", &long] {
+            assert!(vm_name(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_are_read_as_people_write_them() {

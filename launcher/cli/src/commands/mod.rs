@@ -5,6 +5,7 @@ pub(crate) mod cache;
 mod customize;
 pub(crate) mod inspect;
 pub(crate) mod push;
+pub(crate) mod run;
 pub(crate) mod serve;
 
 use std::fs::File;
@@ -48,7 +49,7 @@ fn read_limited(path: &Path, limit: u64) -> anyhow::Result<Vec<u8>> {
 
 /// Whether an argument names a disk file and not an image: references never
 /// name plain files.
-fn is_disk(path: &Path) -> bool {
+pub(crate) fn is_disk(path: &Path) -> bool {
     path.metadata()
         .is_ok_and(|m| m.is_file() || m.file_type().is_block_device())
 }

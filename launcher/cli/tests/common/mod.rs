@@ -4,6 +4,7 @@
 
 pub mod answers;
 pub mod compare;
+pub mod guest;
 pub mod images;
 pub mod layout;
 pub mod tarball;

@@ -1,0 +1,68 @@
+//! Starting a machine's process.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command};
+
+use anyhow::{Context as _, bail};
+
+use crate::progress::Messages;
+use crate::vms::events::{self, Event};
+use crate::vms::place::{Lock, Place};
+
+/// A machine's process, ready to start the guest.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    /// The process.
+    pub child: Child,
+    /// To tell it something.
+    pub sender: events::Sender,
+    /// What it tells.
+    pub receiver: events::Receiver,
+}
+
+/// Starts the process for the machine in `place`, whose lock it takes over,
+/// and waits until it is prepared.
+pub(crate) fn launch(
+    name: &str,
+    place: &Place,
+    lock: Lock,
+    messages: &Messages,
+) -> anyhow::Result<Launched> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let log = place.state.join("vm.log");
+    let log = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
+    let child = Command::new(&program)
+        .args(["machine", name])
+        .stdin(OwnedFd::from(theirs))
+        .stdout(lock.into_file())
+        .stderr(log)
+        .spawn()
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    let mut launched = Launched {
+        child,
+        sender: events::Sender::new(ours.try_clone()?),
+        receiver: events::Receiver::new(ours),
+    };
+    loop {
+        match launched.receiver.next()? {
+            Some(Event::Prepared) => return Ok(launched),
+            Some(Event::Warning(text)) => messages.warn(&text),
+            Some(Event::Failed(text)) => bail!("{text}"),
+            Some(Event::Started | Event::Ended(_)) => {}
+            None => bail!("the machine's process {}", launched.gone()),
+        }
+    }
+}
+
+impl Launched {
+    /// How the process ended.
+    pub(crate) fn gone(&mut self) -> String {
+        match self.child.wait() {
+            Ok(status) => format!("has ended: {status}"),
+            Err(error) => format!("is lost: {error}"),
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! From arguments to a machine's folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use bootwright_disk::reader;
+use bootwright_rootfs::boot::Architecture;
+
+use crate::args::{
+    BootArgs, BootMode, ByteSize, CustomizeArgs, MachineArgs, PlanArgs, RootArgs, RunArgs,
+};
+use crate::commands;
+use crate::image::{self, Loaded};
+use crate::interrupt::Interrupt;
+use crate::progress::Messages;
+use crate::report::Timings;
+use crate::vms::kernel::{CommandLine, Piece};
+use crate::vms::place::{Lock, Place, Places};
+use crate::vms::spec::{Accel, Base, Boot, DataDisk, Planned, Root, Spec};
+use crate::vms::{accel, stored_plan};
+
+/// Free space on a disk that is made of an image: it takes no space of the
+/// host until it is written.
+const FREE: u64 = 8 << 30;
+
+/// Machines that are made for one run.
+const NAMES: usize = 100;
+
+/// A machine that can be started.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    /// Its name.
+    pub name: String,
+    /// Its folders.
+    pub place: Place,
+    /// The lock on them.
+    pub lock: Lock,
+}
+
+/// Makes the folder of the machine that `args` ask for, or takes the one of
+/// that name that there is.
+pub(crate) fn prepare(
+    args: &RunArgs,
+    messages: &Messages,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Ready> {
+    let (chosen, note) = accel::choose(args.machine.accel)?;
+    let command_line = CommandLine {
+        instead: args.kernel.append.clone(),
+        more: args.kernel.kargs.clone(),
+    };
+    command_line.check()?;
+    let disks = args.machine.disks.iter().map(|text| data_disk(text));
+    let disks: Vec<DataDisk> = disks.collect::<anyhow::Result<_>>()?;
+    let places = Places::from_env()?;
+    places.clear_stale()?;
+    let ready = make(&places, args.name.as_deref())?;
+    if let Some(note) = note {
+        messages.warn(&note);
+    }
+    let known = known(args, &ready)?;
+    let result = describe(args, &ready, known, messages, interrupt).and_then(|described| {
+        let spec = Spec {
+            version: Spec::VERSION,
+            name: ready.name.clone(),
+            ephemeral: args.name.is_none(),
+            target: args.target.clone(),
+            accel: chosen,
+            cpus: args.machine.cpus,
+            memory: args.machine.memory.0,
+            root: described.root,
+            disks,
+            boot: Boot {
+                planned: described.planned,
+                kernel: absolute(args.kernel.kernel.as_deref())?,
+                initrd: absolute(args.kernel.initrd.as_deref())?,
+                command_line,
+            },
+            uuid: described.uuid,
+            no_reboot: args.machine.no_reboot,
+            sandbox: sandbox(&args.machine, chosen, messages),
+        };
+        spec.save(&ready.place.state)
+    });
+    match result {
+        Ok(()) => Ok(ready),
+        Err(error) => {
+            // Nothing of a machine that has never been is kept.
+            if !ready.place.has_spec() {
+                let _ = ready.place.remove();
+            }
+            Err(error)
+        }
+    }
+}
+
+fn sandbox(args: &MachineArgs, accel: Accel, messages: &Messages) -> bool {
+    if args.no_sandbox && accel == Accel::Kvm {
+        messages.warn("--no-sandbox: the process that runs the guest is not confined");
+    }
+    !args.no_sandbox
+}
+
+/// The folder and its lock.
+fn make(places: &Places, name: Option<&str>) -> anyhow::Result<Ready> {
+    if let Some(name) = name {
+        let place = places.place(name);
+        let Some(lock) = place.make()? else {
+            bail!("the machine {name} runs already");
+        };
+        return Ok(Ready {
+            name: name.to_owned(),
+            place,
+            lock,
+        });
+    }
+    for _ in 0..NAMES {
+        let [a, b, c, ..] = random()?;
+        let name = format!("vm-{a:02x}{b:02x}{c:02x}");
+        let place = places.place(&name);
+        if place.state.exists() {
+            continue;
+        }
+        if let Some(lock) = place.make()? {
+            return Ok(Ready { name, place, lock });
+        }
+    }
+    bail!("no name is free for a machine");
+}
+
+/// The machine of that name that there is already.
+fn known(args: &RunArgs, ready: &Ready) -> anyhow::Result<Option<Spec>> {
+    if !ready.place.has_spec() {
+        return Ok(None);
+    }
+    let spec = Spec::load(&ready.place.state)?;
+    let same = match &spec.root.base {
+        Base::File(path) => absolute(Some(Path::new(&args.target)))?.as_ref() == Some(path),
+        Base::Plan => spec.target == args.target,
+    };
+    if !same {
+        bail!(
+            "the machine {} is one of {}; choose another --name, or remove {}",
+            ready.name,
+            spec.target,
+            ready.place.state.display()
+        );
+    }
+    if let Some(ByteSize(size)) = args.root.size
+        && spec.root.size != Some(size)
+    {
+        bail!(
+            "--size: the disk of the machine {} has its size already",
+            ready.name
+        );
+    }
+    refuse(
+        &args.root,
+        "the disk of a machine that has been run is not made anew",
+    )?;
+    Ok(Some(spec))
+}
+
+/// Refuses what only shapes a disk that is made of an image.
+fn refuse(args: &RootArgs, why: &str) -> anyhow::Result<()> {
+    let given = [
+        ("--free", args.free.is_some()),
+        ("--user", !args.users.is_empty()),
+        ("--file", !args.files.is_empty()),
+        ("--root-password-file", args.root_password_file.is_some()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => bail!("{flag}: {why}"),
+        None => Ok(()),
+    }
+}
+
+/// What is known of a machine's disk.
+struct Described {
+    root: Root,
+    planned: Option<Planned>,
+    uuid: uuid::Uuid,
+}
+
+fn describe(
+    args: &RunArgs,
+    ready: &Ready,
+    known: Option<Spec>,
+    messages: &Messages,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Described> {
+    if let Some(spec) = known {
+        return Ok(Described {
+            root: spec.root,
+            planned: spec.boot.planned,
+            uuid: spec.uuid,
+        });
+    }
+    let uuid = uuid::Builder::from_random_bytes(random()?).into_uuid();
+    let target = Path::new(&args.target);
+    if commands::is_disk(target) {
+        refuse(&args.root, "this is a disk already, not an image")?;
+        // What is wrong with it is said before there is a machine.
+        reader::open_disk(target)?;
+        return Ok(Described {
+            root: Root {
+                base: Base::File(fs::canonicalize(target)?),
+                size: args.root.size.map(|size| size.0),
+            },
+            planned: None,
+            uuid,
+        });
+    }
+    let mut timings = Timings::start();
+    let mut loaded = image::load(&args.target, &args.image, messages, interrupt, &mut timings)?;
+    if loaded.architecture != Architecture::X86_64 {
+        bail!(
+            "{} is for {}, and this program runs x86-64 only",
+            args.target,
+            loaded.report.platform
+        );
+    }
+    let planned = plan(args, ready, &mut loaded, messages)?;
+    Ok(Described {
+        root: Root {
+            base: Base::Plan,
+            size: None,
+        },
+        planned: Some(planned),
+        uuid,
+    })
+}
+
+/// Plans the disk of an image and writes the plan down.
+fn plan(
+    args: &RunArgs,
+    ready: &Ready,
+    loaded: &mut Loaded,
+    messages: &Messages,
+) -> anyhow::Result<Planned> {
+    let disk = commands::build::plan(loaded, &plan_args(&args.root), 1)?;
+    let warnings = loaded.tree.warnings().iter().chain(&disk.warnings);
+    warnings.for_each(|w| messages.warn(w));
+    let dir = match args.name {
+        Some(_) => &ready.place.state,
+        None => &ready.place.runtime,
+    };
+    stored_plan::save(&disk.plan, dir)?;
+    let sources = disk.plan.sources();
+    let kernel = &disk.boot.kernel;
+    let piece = |content, name| {
+        Piece::of(content, sources, &dir.join(name))
+            .with_context(|| format!("cannot read the image's {name}"))
+    };
+    Ok(Planned {
+        kernel: piece(&kernel.linux, "kernel")?,
+        initrd: kernel
+            .initrd
+            .as_ref()
+            .map(|initrd| piece(&initrd.content, "initrd"))
+            .transpose()?,
+        command_line: disk.boot.command_line,
+    })
+}
+
+fn plan_args(args: &RootArgs) -> PlanArgs {
+    PlanArgs {
+        size: args.size,
+        free: args.free.unwrap_or(ByteSize(FREE)),
+        boot: BootArgs {
+            boot: BootMode::Auto,
+            kargs: Vec::new(),
+            karg_deletes: Vec::new(),
+            stub: None,
+            loader: None,
+            esp_size: None,
+        },
+        customize: CustomizeArgs {
+            hostname: None,
+            ssh_keys: Vec::new(),
+            users: args.users.clone(),
+            root_password_file: args.root_password_file.clone(),
+            files: args.files.clone(),
+        },
+    }
+}
+
+/// A disk as `--disk` names it.
+fn data_disk(text: &str) -> anyhow::Result<DataDisk> {
+    let (path, read_only) = match text.strip_suffix(":ro") {
+        Some(path) => (path, true),
+        None => (text, false),
+    };
+    let path = fs::canonicalize(path).with_context(|| format!("--disk {path}"))?;
+    Ok(DataDisk { path, read_only })
+}
+
+fn absolute(path: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
+    path.map(|path| fs::canonicalize(path).with_context(|| path.display().to_string()))
+        .transpose()
+}
+
+/// Bytes that nobody can foresee.
+fn random() -> anyhow::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    let mut file = fs::File::open("/dev/urandom").context("cannot open /dev/urandom")?;
+    std::io::Read::read_exact(&mut file, &mut bytes).context("cannot read /dev/urandom")?;
+    Ok(bytes)
+}

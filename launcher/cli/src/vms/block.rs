@@ -1,0 +1,309 @@
+//! Disks of a machine, and the two views of a disk.
+//!
+//! The monitor works on a [`Backend`], which says where bytes lie; readers and
+//! the NBD server work on [`ReadAt`] and [`WriteAt`], which move them.
+//! [`FileBase`] makes the first of the second, [`Disk`] the second of the
+//! first.
+
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, bail};
+use bootwright_disk::ReadAt;
+use bootwright_disk::nbd::WriteAt;
+use bootwright_disk::reader::{self, DiskFormat, Run as ReaderRun};
+use bootwright_vmm::block::{
+    self, Backend, BaseId, FileRun, HostFile, Limits, Overlay, PlanDisk, Qcow2Disk, RawDisk, Run,
+};
+use bytes::Bytes;
+
+use super::place::Place;
+use super::spec::{Base, DataDisk, Spec};
+use super::stored_plan;
+
+/// The file of what a guest has written.
+const OVERLAY: &str = "root.overlay";
+
+/// What is read at once where bytes have to be read.
+const CHUNK: u64 = 256 << 10;
+
+/// The serial number of a machine's disk by its position.
+pub(crate) fn serial(n: usize) -> String {
+    match n {
+        0 => "root".to_owned(),
+        n => format!("disk{n}"),
+    }
+}
+
+/// A disk that somebody made, to be read.
+#[derive(Debug)]
+struct FileBase {
+    disk: reader::DiskFile,
+    /// Holds the lock against writers.
+    _locked: RawDisk,
+    /// The file of the last run: most runs are of one.
+    last: Mutex<Option<(Arc<std::fs::File>, Arc<HostFile>)>>,
+}
+
+impl FileBase {
+    fn host_file(&self, file: &Arc<std::fs::File>) -> io::Result<Arc<HostFile>> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, host)) = &*last
+            && Arc::ptr_eq(known, file)
+        {
+            return Ok(Arc::clone(host));
+        }
+        let host = Arc::new(HostFile::new(file.try_clone()?, self.disk.path()));
+        *last = Some((Arc::clone(file), Arc::clone(&host)));
+        Ok(host)
+    }
+}
+
+impl Backend for FileBase {
+    fn size(&self) -> u64 {
+        self.disk.size() / block::SECTOR * block::SECTOR
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            read_only: true,
+            physical_block: 4096,
+            discard: None,
+        }
+    }
+
+    fn read(&self, range: Range<u64>) -> io::Result<Run> {
+        let len = range.end.saturating_sub(range.start);
+        if len == 0 || range.end > self.size() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if self.disk.is_known_zero(range.clone()) {
+            return Ok(Run::Zeros(len));
+        }
+        match self.disk.next_run(range.clone())? {
+            ReaderRun::File(run) => Ok(Run::File(FileRun {
+                file: self.host_file(&run.file)?,
+                offset: run.offset,
+                len: run.len.min(len),
+                gaps: Vec::new(),
+                sparse_end: false,
+                source: None,
+            })),
+            ReaderRun::Read(some) => {
+                let some = some.min(len).min(CHUNK);
+                let mut bytes = vec![0; some as usize];
+                self.disk.read_exact_at(range.start, &mut bytes)?;
+                Ok(Run::Literal(Bytes::from(bytes)))
+            }
+        }
+    }
+
+    fn prepare_write(&self, _range: Range<u64>) -> io::Result<FileRun> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn write_zeroes(&self, _range: Range<u64>, _unmap: bool) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn discard(&self, _range: Range<u64>) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A back end for those who want bytes.
+#[derive(Debug)]
+pub(crate) struct Disk(pub Arc<dyn Backend>);
+
+impl ReadAt for Disk {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.0.size()) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if buf.is_empty() {
+            return Ok(());
+        }
+        block::read_at(&*self.0, offset, buf)
+    }
+
+    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        let size = self.0.size();
+        let mut at = from;
+        while at < size {
+            match self.0.read(at..size)? {
+                Run::Zeros(len) => at += len,
+                run => return Ok(Some(at..at + run.len())),
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl WriteAt for Disk {
+    fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        block::write_at(&*self.0, offset, bytes)
+    }
+
+    fn write_zeroes(&self, range: Range<u64>, unmap: bool) -> io::Result<()> {
+        self.0.write_zeroes(range, unmap)
+    }
+
+    fn discard(&self, range: Range<u64>) -> io::Result<()> {
+        self.0.discard(range)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// The disk that a machine boots from.
+#[derive(Debug)]
+pub(crate) struct RootDisk {
+    /// The disk.
+    pub disk: Arc<dyn Backend>,
+    /// Whether nobody has written to it.
+    pub fresh: bool,
+}
+
+/// Opens the disk that a machine boots from.
+pub(crate) fn open_root(spec: &Spec, place: &Place) -> anyhow::Result<RootDisk> {
+    let (base, id): (Arc<dyn Backend>, BaseId) = match &spec.root.base {
+        Base::Plan => {
+            let (plan, id) = stored_plan::load(plan_dir(spec, place))?;
+            let disk = PlanDisk::new(plan).context(
+                "if the layer was removed from the store, remove the machine and run the image again",
+            )?;
+            (Arc::new(disk), id)
+        }
+        Base::File(path) => open_base(path)?,
+    };
+    let size = spec.root.size.unwrap_or_else(|| base.size());
+    if size < base.size() {
+        bail!(
+            "--size: the disk has {} bytes already, and cannot be made smaller",
+            base.size()
+        );
+    }
+    if spec.ephemeral {
+        let overlay = Overlay::ephemeral(Some(&place.state), base, size)?;
+        return Ok(RootDisk {
+            disk: Arc::new(overlay),
+            fresh: true,
+        });
+    }
+    let path = place.state.join(OVERLAY);
+    let (overlay, fresh) = match path.try_exists()? {
+        true => (Overlay::open(&path, base, id)?, false),
+        false => (Overlay::create(&path, base, id, size)?, true),
+    };
+    Ok(RootDisk {
+        disk: Arc::new(overlay),
+        fresh,
+    })
+}
+
+/// Where a machine's plan is: with what it has written, or gone with it.
+pub(crate) fn plan_dir<'a>(spec: &Spec, place: &'a Place) -> &'a Path {
+    match spec.ephemeral {
+        true => &place.runtime,
+        false => &place.state,
+    }
+}
+
+fn open_base(path: &Path) -> anyhow::Result<(Arc<dyn Backend>, BaseId)> {
+    // Whatever the format, the file is locked as a raw one is.
+    let raw = RawDisk::open(path, true)?;
+    let id = raw
+        .identity()
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let disk = reader::open_disk(path)?;
+    match disk.format() {
+        DiskFormat::Raw => return Ok((Arc::new(raw), id)),
+        // Both hold the same lock, which readers share.
+        DiskFormat::Qcow2 => return Ok((Arc::new(Qcow2Disk::open(path, true, None)?), id)),
+        _ => {}
+    }
+    let base = FileBase {
+        disk,
+        _locked: raw,
+        last: Mutex::default(),
+    };
+    Ok((Arc::new(base), id))
+}
+
+/// Opens a further disk.
+pub(crate) fn open_data(disk: &DataDisk) -> anyhow::Result<Arc<dyn Backend>> {
+    let path = &disk.path;
+    if disk.read_only {
+        return Ok(open_base(path)?.0);
+    }
+    match reader::open_disk(path)?.format() {
+        DiskFormat::Raw => Ok(Arc::new(RawDisk::open(path, false)?)),
+        DiskFormat::Qcow2 => Ok(Arc::new(Qcow2Disk::open(path, false, None)?)),
+        other => bail!(
+            "--disk {}: {} disks can only be read; add :ro, or convert it to raw or qcow2",
+            path.display(),
+            other.name()
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_disk_reads_what_was_written_and_the_rest_of_its_base() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("base.raw");
+        fs::write(&path, vec![3; 1 << 20]).unwrap();
+        let (base, _) = open_base(&path).unwrap();
+        let disk = Disk(Arc::new(Overlay::ephemeral(None, base, 4 << 20).unwrap()));
+        disk.write_all_at(4096, &[9; 512]).unwrap();
+        disk.write_zeroes(8192..16_384, true).unwrap();
+        let mut bytes = vec![1; 20_480];
+        disk.read_exact_at(0, &mut bytes).unwrap();
+        assert!(bytes[..4096].iter().all(|b| *b == 3));
+        assert!(bytes[4096..4608].iter().all(|b| *b == 9));
+        assert!(bytes[8192..16_384].iter().all(|b| *b == 0));
+        assert!(bytes[16_384..].iter().all(|b| *b == 3));
+        assert_eq!(disk.next_data(2 << 20).unwrap(), None);
+        assert!(disk.read_exact_at(4 << 20, &mut bytes[..1]).is_err());
+    }
+
+    #[test]
+    fn a_disk_in_use_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data.raw");
+        fs::write(&path, vec![0; 1 << 20]).unwrap();
+        let disk = |read_only| DataDisk {
+            path: path.clone(),
+            read_only,
+        };
+        let first = open_data(&disk(false)).unwrap();
+        for read_only in [false, true] {
+            let error = open_data(&disk(read_only)).unwrap_err().to_string();
+            assert!(error.contains("in use by another process"), "{error}");
+        }
+        drop(first);
+        let readers = [(); 2].map(|()| open_data(&disk(true)).unwrap());
+        assert!(open_data(&disk(false)).is_err());
+        drop(readers);
+    }
+}

@@ -1,0 +1,239 @@
+//! A machine that QEMU emulates.
+//!
+//! QEMU is given the same kernel, command line and disks as our own monitor
+//! would get: disks over NBD from this process, so that images, overlays and
+//! locks are the same, and no disk is written. It ends with this process.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use bootwright_vmm::boot::Blob;
+use serde_json::json;
+
+use super::control::Guest;
+use super::qmp::Qmp;
+use super::{Prepared, Teller, nbd};
+use crate::vms::accel::{QEMU, find_program};
+use crate::vms::block::serial;
+use crate::vms::events::Event;
+use crate::vms::exit::End;
+
+/// How long QEMU may take until it can be talked to.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Kernel arguments for a machine so slow that the guest's usual time limits
+/// for services and devices may not do.
+const SLOW: &str = "systemd.default_timeout_start_sec=300 systemd.default_device_timeout_sec=300";
+
+#[derive(Debug)]
+struct Running(Arc<Qmp>);
+
+impl Guest for Running {
+    fn power_button(&self) -> anyhow::Result<()> {
+        self.0.execute("system_powerdown", json!({})).map(drop)
+    }
+
+    fn kill(&self) -> anyhow::Result<()> {
+        self.0.execute("quit", json!({})).map(drop)
+    }
+}
+
+/// Runs the machine to its end.
+pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
+    let dir = &machine.place.runtime;
+    let mut command = command(&machine)?;
+    let (ours, theirs) = UnixStream::pair()?;
+    let theirs = OwnedFd::from(theirs);
+    let errors = machine.place.state.join("qemu.log");
+    let qmp_socket = dir.join("qmp.sock");
+    let _ = fs::remove_file(&qmp_socket);
+    let listener = UnixListener::bind(&qmp_socket)
+        .with_context(|| format!("cannot listen at {}", qmp_socket.display()))?;
+    command
+        .stdin(theirs.try_clone()?)
+        .stdout(theirs)
+        .stderr(File::create(&errors)?);
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot run {QEMU}"))?;
+    // It holds our end of the socket otherwise.
+    drop(command);
+    let qmp = connect(&listener, &mut child);
+    let qmp = match qmp.and_then(Qmp::new) {
+        Ok(qmp) => Arc::new(qmp),
+        Err(error) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            bail!("QEMU could not start: {}", said(&errors, &error));
+        }
+    };
+    let copier = copy_console(&machine, ours)?;
+    machine
+        .control
+        .set_guest(Arc::new(Running(Arc::clone(&qmp))));
+    teller.tell(&Event::Started);
+    let status = child.wait().context("cannot wait for QEMU")?;
+    machine.control.clear();
+    let _ = copier.join();
+    machine.console.finish();
+    match qmp.reason().as_deref() {
+        Some("guest-shutdown") => Ok(End::PowerOff),
+        Some("guest-reset") => Ok(End::Reset),
+        Some("guest-panic") => Ok(End::Panic),
+        Some("host-qmp-quit" | "host-signal") => Ok(End::Killed),
+        other => {
+            let what = format!("{status}, {}", other.unwrap_or("no reason given"));
+            let error = anyhow::anyhow!(what);
+            Ok(End::Crash(format!(
+                "QEMU ended early: {}",
+                said(&errors, &error)
+            )))
+        }
+    }
+}
+
+/// QEMU's connection, or why there will be none.
+fn connect(listener: &UnixListener, child: &mut Child) -> anyhow::Result<UnixStream> {
+    listener.set_nonblocking(true)?;
+    let since = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                return Ok(stream);
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e.into()),
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("{status}");
+        }
+        if since.elapsed() > PATIENCE {
+            bail!("it does not connect");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What QEMU has said on its standard error, or else `error`.
+fn said(errors: &Path, error: &anyhow::Error) -> String {
+    let text = fs::read_to_string(errors).unwrap_or_default();
+    match text.trim() {
+        "" => crate::explained(error),
+        text => {
+            let from = text.len().saturating_sub(2000);
+            crate::progress::printable(text.get(from..).unwrap_or(text))
+        }
+    }
+}
+
+/// Copies between QEMU's standard streams, which are the serial port, and the
+/// console.
+fn copy_console(machine: &Prepared, stream: UnixStream) -> io::Result<thread::JoinHandle<()>> {
+    let mut writer = stream.try_clone()?;
+    machine
+        .console
+        .set_input(Box::new(move |bytes| drop(writer.write_all(bytes))));
+    let mut output = machine.console.output();
+    let mut stream = stream;
+    thread::Builder::new().name("serial".into()).spawn(move || {
+        let mut buffer = [0; 8192];
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            let _ = output.write_all(buffer.get(..count).unwrap_or_default());
+        }
+    })
+}
+
+fn command(machine: &Prepared) -> anyhow::Result<Command> {
+    let Prepared {
+        spec,
+        place,
+        payload,
+        ..
+    } = machine;
+    let dir = &place.runtime;
+    // QEMU must not outlive this process, not even if that is killed.
+    let mut command = match find_program("setpriv") {
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "KILL", QEMU]);
+            command
+        }
+        None => Command::new(QEMU),
+    };
+    command
+        .args(["-name", &spec.name])
+        .args(["-machine", "q35,usb=off,vmport=off"])
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
+        .args(["-smp", &spec.cpus.to_string()])
+        .args(["-m", &format!("{}k", spec.memory >> 10)])
+        .args(["-uuid", &spec.uuid.to_string()])
+        .args(["-nodefaults", "-no-user-config", "-display", "none"])
+        .args(["-device", "pvpanic"])
+        .args(["-chardev", "stdio,id=serial,signal=off"])
+        .args(["-serial", "chardev:serial"])
+        .args(["-device", "virtio-rng-pci"]);
+    let qmp = dir.join("qmp.sock");
+    command
+        .arg("-chardev")
+        .arg(format!("socket,id=qmp,path={}", escaped(&qmp)?))
+        .args(["-mon", "chardev=qmp,mode=control"]);
+    let disks = std::iter::once(&machine.root.disk).chain(&machine.data);
+    for (n, disk) in disks.enumerate() {
+        let socket = dir.join(format!("disk{n}.sock"));
+        nbd::serve(&socket, disk)?;
+        let read_only = disk.limits().read_only;
+        let device = json!({
+            "driver": "nbd",
+            "node-name": format!("disk{n}"),
+            "server": {"type": "unix", "path": utf8(&socket)?},
+            "export": "disk",
+            "read-only": read_only,
+            "discard": "unmap",
+        });
+        command.arg("-blockdev").arg(device.to_string());
+        command
+            .arg("-device")
+            .arg(format!("virtio-blk-pci,drive=disk{n},serial={}", serial(n)));
+    }
+    let kernel = as_file(&payload.kernel, dir.join("kernel"))?;
+    command.arg("-kernel").arg(kernel);
+    if let Some(initrd) = &payload.initrd {
+        command
+            .arg("-initrd")
+            .arg(as_file(initrd, dir.join("initrd"))?);
+    }
+    command
+        .arg("-append")
+        .arg(format!("{SLOW} {}", payload.command_line));
+    if spec.no_reboot {
+        command.arg("-no-reboot");
+    }
+    Ok(command)
+}
+
+/// A file that holds what the blob does; QEMU takes nothing else.
+fn as_file(blob: &Blob, path: PathBuf) -> anyhow::Result<PathBuf> {
+    let context = || format!("cannot write {}", path.display());
+    let mut file = File::create(&path).with_context(context)?;
+    io::copy(&mut blob.reader(0..blob.len()?), &mut file).with_context(context)?;
+    Ok(path)
+}
+
+fn utf8(path: &Path) -> anyhow::Result<&str> {
+    path.to_str()
+        .with_context(|| format!("{} is no text that QEMU takes", path.display()))
+}
+
+/// A path in one of QEMU's options, where a comma stands for itself twice.
+fn escaped(path: &Path) -> anyhow::Result<String> {
+    Ok(utf8(path)?.replace(',', ",,"))
+}
