@@ -105,6 +105,7 @@ impl Bench {
         let (raw, store) = (self.at("disk.raw"), self.at("store"));
         let cold = self.repeat("cold build", || {
             remove(&store)?;
+            remove(&raw)?;
             command(self.build(reference, &raw, &["--format", "raw"]))
         })?;
         let cold = report.measure("cold build", "`build --format raw`, empty store", cold);
@@ -128,6 +129,8 @@ impl Bench {
         report.row(Row::time("plan of the Debian image", &plan, 100));
 
         let warm = self.repeat("warm build", || {
+            // As for cp: deleting the disk of the run before is not measured.
+            remove(&raw)?;
             command(self.build(reference, &raw, &["--format", "raw"]))
         })?;
         let warm = report.measure("warm build", "`build --format raw`, layers known", warm);
@@ -184,6 +187,8 @@ impl Bench {
             let convert = report.measure(&format!("qemu-img {name}"), what, convert);
             let row = format!("{name} / qemu-img convert");
             report.row(Row::ratio(&row, &build, &convert, 1.0));
+            let row = format!("peak memory, {name}");
+            report.row(Row::memory(&row, &build, 64));
         }
         Ok(())
     }
@@ -199,7 +204,22 @@ impl Bench {
         let what = "`inspect --json` of 100,000 entries in 200 layers, layers known";
         let plan = report.measure("synthetic", what, plan);
         report.row(Row::time("plan of 100,000 entries", &plan, 500));
-        report.row(Row::memory("peak memory, 100,000 entries", &plan, 200));
+        report.row(Row::memory(
+            "peak memory, plan of 100,000 entries",
+            &plan,
+            200,
+        ));
+        // With the layers read and the disk written as well.
+        let (store, raw) = (self.at("store"), self.at("disk.raw"));
+        let cold = self.repeat("cold build of 100,000", || {
+            remove(&store)?;
+            remove(&raw)?;
+            command(self.build(reference, &raw, &["--format", "raw"]))
+        })?;
+        let what = "`build --format raw` of the same, empty store";
+        let cold = report.measure("synthetic, cold", what, cold);
+        let name = "peak memory, cold build of 100,000 entries";
+        report.row(Row::memory(name, &cold, 200));
         Ok(())
     }
 

@@ -12,6 +12,26 @@ use xshell::{Shell, cmd};
 use super::measure::Sample;
 use crate::proc;
 
+/// What the tables do not say of themselves.
+const EXPLANATION: &str = "\
+## What is compared
+
+- **floor** is what no builder can do without: the SHA-256 of every blob, inflating it, and the
+  SHA-256 of every tar, with reading and inflating on one thread and hashing on another. A cold
+  build does this, too (stage `load`), and writes each layer's contents into its pack meanwhile.
+  The rest of a cold build is merging the layers (`merge`), formatting the file systems (`plan`),
+  and copying the contents out of the packs and waiting for the disk below (`write`).
+- **peers** makes a root file system of the same image in the usual way; it still has no
+  partitions and no boot loader.
+- **plan** is a whole process from its start to its end: opening the store, reading the indexes of
+  all layers, merging, customising, and formatting ext4, FAT32 and GPT. It writes no disk.
+- **cp** copies the finished raw disk with its holes: what writing it costs at least.
+- **qemu-img** converts the finished raw disk, whereas Bootwright starts from the image.
+
+`--json` of `build` and `inspect` prints the stages of any run. To see where the time within a
+stage goes, `perf record --call-graph dwarf` of a build with `CARGO_PROFILE_RELEASE_DEBUG=line-tables-only`.
+";
+
 /// One thing that was timed.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Measure {
@@ -180,7 +200,9 @@ impl Report {
              Written by `cargo xtask bench --write`: medians of {} runs on the demo's Debian image\n\
              and on a synthetic one, all in one go on one machine ({}).\n\
              The files were in the page cache. Times of programs that do not wait for the disk\n\
-             themselves include a `sync` of what they wrote, as Bootwright syncs its output.\n\n{}",
+             themselves include a `sync` of what they wrote, as Bootwright syncs its output. What\n\
+             a run before had written was deleted before the clock started, for all alike. Memory\n\
+             is the most that was resident at once, the program's own code included.\n\n{}\n{EXPLANATION}",
             self.runs,
             self.machine,
             self.table()
@@ -213,7 +235,7 @@ fn markdown(heads: &[&str], rows: Vec<Vec<String>>) -> String {
     text
 }
 
-/// Processor, cores and kernel; no names of hosts.
+/// Processor, cores, kernel and how busy they are; no names of hosts.
 fn machine() -> Result<String> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
     let model = cpuinfo
@@ -223,7 +245,11 @@ fn machine() -> Result<String> {
     let cores = std::thread::available_parallelism()?;
     let sh = Shell::new()?;
     let kernel = proc::read(cmd!(sh, "uname -sr"))?;
-    Ok(format!("{model}, {cores} cores, {kernel}"))
+    let load = fs::read_to_string("/proc/loadavg")?;
+    let load = load.split(' ').next().unwrap_or_default();
+    Ok(format!(
+        "{model}, {cores} cores, {kernel}, load average {load} at the start"
+    ))
 }
 
 #[cfg(test)]
