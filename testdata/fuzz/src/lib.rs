@@ -1,5 +1,7 @@
 //! What several fuzz targets need.
 
+pub mod block;
+
 use bootwright_disk::ReadAt;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
