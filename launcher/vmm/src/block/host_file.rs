@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::OpenError;
 
@@ -39,6 +40,10 @@ pub(crate) enum Use {
 /// 100 and 201 mean "reads consistently" and "lets nobody write".
 const QEMU_READS: i64 = 100;
 const QEMU_NO_WRITERS: i64 = 201;
+
+/// How often a lock is tried, and the time between: a fifth of a second.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 impl HostFile {
     /// Wraps an open file.
@@ -124,12 +129,22 @@ impl HostFile {
             l_len: len,
             l_pid: 0,
         };
-        // SAFETY: fcntl reads the struct and nothing else of ours.
-        let result = unsafe { libc::fcntl(self.raw_fd(), libc::F_OFD_SETLK, &lock) };
-        if result == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
+        // A child that was forked and has not called exec yet holds what its
+        // parent has closed already, so the first refusal may mean nothing.
+        let mut patience = LOCK_TRIES;
+        let error = loop {
+            // SAFETY: fcntl reads the struct and nothing else of ours.
+            let result = unsafe { libc::fcntl(self.raw_fd(), libc::F_OFD_SETLK, &lock) };
+            if result == 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            patience -= 1;
+            if patience == 0 || !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) {
+                break error;
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        };
         match error.raw_os_error() {
             Some(libc::EAGAIN | libc::EACCES) => Err(OpenError::Locked {
                 path: self.path.clone(),

@@ -8,7 +8,7 @@ use virtio_bindings::bindings::virtio_blk as blk;
 
 use super::driver::{DATA, Driver};
 use super::{BlockEngine, OK, SIZE, options, range, raw};
-use crate::block::Backend;
+use crate::block::{Backend, BaseId, Overlay, Qcow2Disk, read_at};
 use crate::virtio::VirtioDevice;
 use crate::virtio::block::Block;
 
@@ -152,4 +152,51 @@ proptest! {
         run(backend, super::engines()[engine], &steps, &mut model);
         prop_assert!(std::fs::read(&path).unwrap() == model);
     }
+
+    #[test]
+    fn an_overlay_is_what_was_written(steps in steps(), engine in 0..2usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        let base = raw(&path, false);
+        let mut model = std::fs::read(&path).unwrap();
+        let (path, id) = (dir.path().join("overlay"), BaseId([5; 32]));
+        let overlay = Overlay::create(&path, Arc::clone(&base), id, SIZE).unwrap();
+        run(Arc::new(overlay), super::engines()[engine], &steps, &mut model);
+        prop_assert!(all_of(&Overlay::open(&path, base, id).unwrap()) == model);
+    }
+
+    #[test]
+    fn a_qcow2_disk_is_what_was_written(
+        steps in steps(),
+        engine in 0..2usize,
+        cluster in prop_oneof![Just("512"), Just("4k"), Just("64k"), Just("2M")],
+        backed in any::<bool>(),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path().join("below");
+        let base = raw(&below, true);
+        let path = dir.path().join("disk");
+        let (name, size) = (path.to_str().unwrap(), SIZE.to_string());
+        let options = format!("cluster_size={cluster}");
+        let mut args = vec!["create", "-q", "-f", "qcow2", "-o", &options];
+        let mut model = vec![0; SIZE as usize];
+        if backed {
+            args.extend(["-b", below.to_str().unwrap(), "-F", "raw"]);
+            model = std::fs::read(&below).unwrap();
+        }
+        args.extend([name, &size]);
+        let qemu_img = |args: &[&str]| std::process::Command::new("qemu-img").args(args).status();
+        assert!(qemu_img(&args).unwrap().success());
+        let open = || Qcow2Disk::open(&path, false, backed.then(|| Arc::clone(&base))).unwrap();
+        run(Arc::new(open()), super::engines()[engine], &steps, &mut model);
+        prop_assert!(all_of(&open()) == model);
+        drop(base);
+        prop_assert!(qemu_img(&["check", "-q", name]).unwrap().success());
+    }
+}
+
+fn all_of(disk: &dyn Backend) -> Vec<u8> {
+    let mut bytes = vec![0; disk.size() as usize];
+    read_at(disk, 0, &mut bytes).unwrap();
+    bytes
 }
