@@ -85,14 +85,19 @@ pub fn push(
     let mut layers = Vec::new();
     let mut config = disk.config.clone();
     config.diff_ids.clear();
-    for layer in disk.layers {
+    // The largest first: its upload then goes on while others are made.
+    let mut by_size: Vec<&Layer> = disk.layers.iter().collect();
+    by_size.sort_by_key(|layer| std::cmp::Reverse(layer.index().tar_len()));
+    for layer in by_size {
         // Images repeat layers, mostly the empty one.
-        let known = match blobs.get(layer.diff_id()) {
-            Some(known) => known,
-            None => {
-                let known = put_layer(layer, disk.store, codec, sink, work)?;
-                blobs.entry(layer.diff_id().clone()).or_insert(known)
-            }
+        if !blobs.contains_key(layer.diff_id()) {
+            let known = put_layer(layer, disk.store, codec, sink, work)?;
+            blobs.insert(layer.diff_id().clone(), known);
+        }
+    }
+    for layer in disk.layers {
+        let Some(known) = blobs.get(layer.diff_id()) else {
+            return Err(DeliveryError::UnknownLayer(layer.diff_id().to_string()));
         };
         layers.push(PushedLayer {
             descriptor: layer::descriptor(&known.written, codec),

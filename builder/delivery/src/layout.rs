@@ -117,22 +117,28 @@ impl Layout {
         })
     }
 
-    /// Names the manifest, in the place of one that had the name before.
-    fn name(&self, descriptor: &Descriptor) -> Result<(), DeliveryError> {
+    /// Lists the manifest by this name, in the place of one that had it before.
+    fn entry(&self, tag: Option<&str>, descriptor: &Descriptor) -> Result<(), DeliveryError> {
         let _lock = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let mut index = self.read_index()?;
         let mut entry = descriptor.clone();
-        let is_same = |other: &Descriptor| match &self.tag {
-            Some(tag) => other.annotations.get(annotation::REF_NAME) == Some(tag),
+        let is_same = |other: &Descriptor| match tag {
+            Some(tag) => {
+                other
+                    .annotations
+                    .get(annotation::REF_NAME)
+                    .map(String::as_str)
+                    == Some(tag)
+            }
             None => {
                 other.digest == descriptor.digest
                     && !other.annotations.contains_key(annotation::REF_NAME)
             }
         };
         index.manifests.retain(|other| !is_same(other));
-        if let Some(tag) = &self.tag {
+        if let Some(tag) = tag {
             let name = annotation::REF_NAME.to_owned();
-            entry.annotations.insert(name, tag.clone());
+            entry.annotations.insert(name, tag.to_owned());
         }
         index.manifests.push(entry);
         let (_, bytes) = index.encode()?;
@@ -192,7 +198,7 @@ impl BlobSink for Layout {
         let name = path.strip_prefix(&self.path).unwrap_or(&path);
         self.replace(&name.to_string_lossy(), bytes)?;
         match top {
-            true => self.name(descriptor),
+            true => self.entry(self.tag.as_deref(), descriptor),
             false => Ok(()),
         }
     }
@@ -201,6 +207,15 @@ impl BlobSink for Layout {
         let uploaded = self.uploaded.lock();
         let uploaded = uploaded.unwrap_or_else(PoisonError::into_inner);
         uploaded.get(digest).copied()
+    }
+
+    /// In a layout the index lists all that nothing else leads to.
+    fn refer(&self, _subject: &Digest, descriptor: &Descriptor) -> Result<(), DeliveryError> {
+        let listed = self.read_index()?.manifests;
+        match listed.iter().any(|other| other.digest == descriptor.digest) {
+            true => Ok(()),
+            false => self.entry(None, descriptor),
+        }
     }
 }
 

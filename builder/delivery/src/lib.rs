@@ -3,9 +3,10 @@
 //! A disk that is a plan over the layers of an image travels as that image
 //! and one layer more ([`disk_image`]); other disks travel in windows of it
 //! ([`raw_image`]), as KubeVirt containerDisks ([`container_disk`]) or as
-//! KubeVirt artifacts (to come). Blobs go to a [`BlobSink`], which a
+//! KubeVirt artifacts ([`artifact`]). Blobs go to a [`BlobSink`], which a
 //! [`registry::RegistrySink`] or a [`layout::Layout`] is.
 
+pub mod artifact;
 pub mod container_disk;
 pub mod disk_image;
 mod error;

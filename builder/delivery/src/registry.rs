@@ -18,7 +18,7 @@ use bootwright_image::source::Observer;
 
 use crate::error::DeliveryError;
 use crate::frames::Written;
-use crate::oci::Descriptor;
+use crate::oci::{Descriptor, Index};
 use crate::sink::BlobSink;
 
 /// Who is told how an upload goes. Called from several threads.
@@ -72,6 +72,8 @@ struct State {
     failed: bool,
     /// Whether no more blobs come.
     closed: bool,
+    /// Manifests of which the registry said that it knows their subject.
+    subjects_known: BTreeSet<Digest>,
 }
 
 impl fmt::Debug for RegistrySink<'_> {
@@ -285,13 +287,45 @@ impl BlobSink for RegistrySink<'_> {
         };
         let media_type = &descriptor.media_type;
         let watch = Watch(self);
-        self.registry
+        let stored = self
+            .registry
             .put_manifest(name, media_type, bytes, &watch)?;
+        if stored.subject_known {
+            let digest = descriptor.digest.clone();
+            self.lock().subjects_known.insert(digest);
+        }
         Ok(())
     }
 
     fn uploaded(&self, digest: &Digest) -> Option<Uploaded> {
         self.lock().done.get(digest).copied()
+    }
+
+    /// Registries without a referrers API get an index under a tag that is
+    /// made of the subject's digest ("Referrers Tag Schema"). Two that write
+    /// it at once may lose one of the entries; the specification has no way
+    /// around that.
+    fn refer(&self, subject: &Digest, descriptor: &Descriptor) -> Result<(), DeliveryError> {
+        if self.lock().subjects_known.contains(&descriptor.digest) {
+            return Ok(());
+        }
+        let tag = subject.to_string().replacen(':', "-", 1);
+        let watch = Watch(self);
+        let mut index = match self.registry.manifest_at(&tag, &watch)? {
+            Some(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| DeliveryError::malformed("list of referrers", e.to_string()))?,
+            None => Index::new(Vec::new()),
+        };
+        let listed = &mut index.manifests;
+        if listed.iter().any(|other| other.digest == descriptor.digest) {
+            return Ok(());
+        }
+        listed.push(descriptor.clone());
+        let (descriptor, bytes) = index.encode()?;
+        let media_type = &descriptor.media_type;
+        self.registry
+            .put_manifest(&tag, media_type, &bytes, &watch)?;
+        Ok(())
     }
 }
 

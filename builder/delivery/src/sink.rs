@@ -49,4 +49,12 @@ pub trait BlobSink: Sync {
     /// How a blob came to be there; `None` as long as it may not be complete.
     /// What a manifest named that was stored is.
     fn uploaded(&self, digest: &Digest) -> Option<Uploaded>;
+
+    /// Lists a manifest among the referrers of its subject, unless whoever
+    /// keeps both knows by itself (OCI distribution specification, "Pushing
+    /// Manifests with Subject").
+    ///
+    /// # Errors
+    /// The list cannot be read or written.
+    fn refer(&self, subject: &Digest, descriptor: &Descriptor) -> Result<(), DeliveryError>;
 }

@@ -23,6 +23,9 @@ use crate::source::{Note, Observer};
 const CHUNK: u64 = 32 << 20;
 /// Smallest chunk that is tried with registries that refuse larger ones.
 const SMALLEST_CHUNK: u64 = 1 << 20;
+/// How often chunks are made smaller: from a GiB, which a registry may want,
+/// to the smallest.
+const MAX_SHRINKS: u32 = 10;
 /// Most redirects of one request followed; a body cannot be sent twice by
 /// the HTTP client itself.
 const MAX_REDIRECTS: usize = 5;
@@ -72,6 +75,8 @@ pub(super) struct Upload<'a> {
     /// Whether all is sent in one request.
     whole: bool,
     chunk: u64,
+    /// How often chunks were made smaller.
+    shrunk: u32,
     sent: Arc<AtomicU64>,
 }
 
@@ -116,6 +121,7 @@ impl<'a> Upload<'a> {
             uncertain: false,
             whole: true,
             chunk: CHUNK,
+            shrunk: 0,
             sent,
         }
     }
@@ -297,9 +303,12 @@ impl<'a> Upload<'a> {
         }
         let failure = self.client.check(&self.what, response, ours).await;
         let begun_anew = match status.as_u16() {
-            413 if self.chunk > SMALLEST_CHUNK => {
-                self.chunk = (self.chunk / 2).max(SMALLEST_CHUNK);
-                true
+            413 if end - offset > SMALLEST_CHUNK && self.shrunk < MAX_SHRINKS => {
+                // No failure: what it takes can only be found out so.
+                self.chunk = ((end - offset) / 2).max(SMALLEST_CHUNK);
+                self.shrunk += 1;
+                self.uncertain = true;
+                return Ok(());
             }
             // It has another part of it; asking tells which.
             416 => {

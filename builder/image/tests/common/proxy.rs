@@ -32,6 +32,19 @@ pub enum Fault {
     Late(Duration),
     /// After so many bytes nothing comes any more.
     Stall(usize),
+    /// The connection is cut when so many bytes of the request's body were
+    /// passed on.
+    CutSent(usize),
+    /// The byte at this place of the request's body is changed.
+    FlipSent(usize),
+    /// The request's body is read in pieces with a wait between.
+    SlowSent(Duration),
+    /// The query of the request is dropped.
+    NoQuery,
+    /// The answer is passed on with this header in the place of its own.
+    Header(&'static str, &'static str),
+    /// The request is passed on, its answer is not: the connection is cut.
+    Lost,
 }
 
 /// A request as the proxy saw it.
@@ -125,9 +138,14 @@ fn serve(client: TcpStream, port: u16, seen: &Mutex<Vec<Request>>, rule: &Rule) 
         seen.push(request.clone());
         fault
     };
+    let length = request.header("content-length");
+    let length = length.and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut sent_body = (&mut reader).take(length);
     match &fault {
         Fault::Refuse => return client.shutdown(Shutdown::Both),
         Fault::Answer(head) => {
+            // Unread bytes would cut the connection before the answer.
+            io::copy(&mut sent_body, &mut io::sink())?;
             let end = "Content-Length: 0\r\nConnection: close\r\n\r\n";
             return client.write_all(format!("{head}\r\n{end}").as_bytes());
         }
@@ -137,7 +155,10 @@ fn serve(client: TcpStream, port: u16, seen: &Mutex<Vec<Request>>, rule: &Rule) 
 
     let mut upstream = TcpStream::connect(("127.0.0.1", port))?;
     let ignore_range = matches!(fault, Fault::IgnoreRange | Fault::IgnoreRangeAndCut(_));
-    let mut sent = format!("{}\r\n", request.line);
+    let mut sent = match (&fault, request.line.split_once('?')) {
+        (Fault::NoQuery, Some((path, _))) => format!("{path} HTTP/1.1\r\n"),
+        _ => format!("{}\r\n", request.line),
+    };
     for header in &request.headers {
         let name = header.split(':').next().unwrap_or_default().to_lowercase();
         if name != "connection" && !(ignore_range && name == "range") {
@@ -145,6 +166,10 @@ fn serve(client: TcpStream, port: u16, seen: &Mutex<Vec<Request>>, rule: &Rule) 
         }
     }
     upstream.write_all(format!("{sent}Connection: close\r\n\r\n").as_bytes())?;
+    if !pass_body(&mut sent_body, &mut upstream, &fault)? {
+        upstream.shutdown(Shutdown::Both)?;
+        return client.shutdown(Shutdown::Both);
+    }
 
     let mut answer = BufReader::new(upstream);
     let (status, headers) = head(&mut answer)?;
@@ -156,13 +181,20 @@ fn serve(client: TcpStream, port: u16, seen: &Mutex<Vec<Request>>, rule: &Rule) 
         Fault::Shorter(less) => body.truncate(body.len().saturating_sub(less)),
         _ => {}
     }
+    if let Fault::Lost = fault {
+        return client.shutdown(Shutdown::Both);
+    }
     let mut text = format!("{status}\r\n");
+    if let Fault::Header(name, value) = fault {
+        text += &format!("{name}: {value}\r\n");
+    }
     for header in headers {
         let name = header.split(':').next().unwrap_or_default().to_lowercase();
         if !matches!(
             name.as_str(),
             "connection" | "content-length" | "transfer-encoding"
-        ) {
+        ) && !matches!(fault, Fault::Header(other, _) if other.eq_ignore_ascii_case(&name))
+        {
             text += &format!("{header}\r\n");
         }
     }
@@ -189,4 +221,27 @@ fn serve(client: TcpStream, port: u16, seen: &Mutex<Vec<Request>>, rule: &Rule) 
         _ => client.write_all(&body)?,
     }
     client.shutdown(Shutdown::Both)
+}
+
+/// Passes the body of a request on; `false` if it was cut.
+fn pass_body(body: &mut impl Read, upstream: &mut TcpStream, fault: &Fault) -> io::Result<bool> {
+    let mut piece = vec![0; 16 << 10];
+    let mut at = 0;
+    loop {
+        let read = body.read(&mut piece)?;
+        if read == 0 {
+            return Ok(true);
+        }
+        match fault {
+            Fault::CutSent(end) if at + read >= *end => {
+                upstream.write_all(&piece[..end - at])?;
+                return Ok(false);
+            }
+            Fault::FlipSent(place) if (at..at + read).contains(place) => piece[place - at] ^= 1,
+            Fault::SlowSent(wait) => std::thread::sleep(*wait),
+            _ => {}
+        }
+        upstream.write_all(&piece[..read])?;
+        at += read;
+    }
 }

@@ -21,9 +21,12 @@ pub struct Setup<'a> {
     /// A token server's address.
     pub token_realm: Option<&'a str>,
     pub token_certificates: Option<&'a Certificates>,
+    /// The registry's program, if it is not docker-registry.
+    pub program: Option<&'a Path>,
+    pub read_only: bool,
 }
 
-/// A running docker-registry; ends with this value.
+/// A running registry; ends with this value.
 pub struct Registry {
     child: Child,
     pub port: u16,
@@ -60,6 +63,10 @@ impl Registry {
              http:\n  addr: 127.0.0.1:{port}\n",
             setup.data.unwrap_or(&dir.join("data")).display()
         );
+        if setup.read_only {
+            let lines = "  maintenance:\n    readonly:\n      enabled: true\n";
+            config = config.replace("http:\n", &format!("{lines}http:\n"));
+        }
         if let Some(tls) = setup.tls {
             let (certificate, key) = (tls.path("server.crt"), tls.path("server.key"));
             config += &format!("  tls:\n    certificate: {certificate}\n    key: {key}\n");
@@ -80,7 +87,8 @@ impl Registry {
         }
         fs::write(dir.join("config.yml"), config).unwrap();
         let log = fs::File::create(dir.join("log")).unwrap();
-        let mut child = Command::new("docker-registry")
+        let program = setup.program.unwrap_or(Path::new("docker-registry"));
+        let mut child = Command::new(program)
             .arg("serve")
             .arg(dir.join("config.yml"))
             .env("OTEL_TRACES_EXPORTER", "none")
@@ -88,7 +96,7 @@ impl Registry {
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|e| panic!("docker-registry is needed by this test: {e}"));
+            .unwrap_or_else(|e| panic!("{} is needed by this test: {e}", program.display()));
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(20) {
             if child.try_wait().unwrap().is_some() {
