@@ -780,14 +780,14 @@ _bootwright() {
             return 0
             ;;
         bootwright__subcmd__push)
-            opts="-q -h -V --as --compression --compression-level --digest-file --mount-from --format --instancetype --preference --src-tls-verify --src-cert-dir --src-creds --size --free --boot --karg --karg-delete --stub --loader --esp-size --hostname --ssh-key --user --root-password-file --file --platform --max-entries --max-layer-size --max-index-size --tls-verify --cert-dir --authfile --creds --parallel --retries --store --json --quiet --help --version"
+            opts="-q -h -V --as --compression --compression-level --digest-file --mount-from --refer --format --instancetype --preference --src-tls-verify --src-cert-dir --src-creds --size --free --boot --karg --karg-delete --stub --loader --esp-size --hostname --ssh-key --user --root-password-file --file --platform --max-entries --max-layer-size --max-index-size --tls-verify --cert-dir --authfile --creds --parallel --retries --store --json --quiet --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --as)
-                    COMPREPLY=($(compgen -W "disk containerdisk" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "disk containerdisk artifact" -- "${cur}"))
                     return 0
                     ;;
                 --compression)

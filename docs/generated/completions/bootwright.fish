@@ -133,7 +133,8 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -s q -l q
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -s h -l help -d 'Print help'
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -s V -l version -d 'Print version'
 complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l as -d 'What the disk becomes in the registry' -r -f -a "disk\t'The image\'s layers and one with the disk\'s plan: only what changed travels'
-containerdisk\t'An image with the disk as its one file, as KubeVirt runs it'"
+containerdisk\t'An image with the disk as its one file, as KubeVirt runs it'
+artifact\t'A KubeVirt VirtualMachine with the raw disk, to be imported (VEP 256)'"
 complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l compression -d 'How layers are compressed [default: zstd]' -r -f -a "zstd\t'zstd'
 gzip\t'gzip; containerDisks only, for what reads nothing else'"
 complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l compression-level -d 'How hard to compress: 1 to 19 for zstd, 1 to 9 for gzip [default: 3 and 6]' -r
@@ -174,6 +175,7 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l creds -d 
 complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l parallel -d 'How many layers to fetch or send at once' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l retries -d 'How often to try again after a network error or when the registry is busy' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l store -d 'Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l refer -d 'Make the artifact a referrer of IMAGE, which is in the same repository'
 complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l json -d 'Print the result as JSON on standard output'
 complete -c bootwright -n "__fish_bootwright_using_subcommand push" -s q -l quiet -d 'Print nothing but errors and the result'
 complete -c bootwright -n "__fish_bootwright_using_subcommand push" -s h -l help -d 'Print help (see more with \'--help\')'

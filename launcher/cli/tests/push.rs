@@ -248,6 +248,58 @@ fn a_container_disk_holds_the_one_file_that_kubevirt_wants() {
 }
 
 #[test]
+fn an_artifact_is_a_virtual_machine_with_the_disk_that_build_writes() {
+    let registry = Registry::start(&Setup::default());
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let image = image(dir.path());
+    let repository = format!("{}/acme/Web_App", registry.host()).to_lowercase();
+    let (source, machine) = (format!("{repository}:image"), format!("{repository}:vm"));
+    servers::skopeo_copy(&[
+        "--dest-tls-verify=false",
+        &image,
+        &format!("docker://{source}"),
+    ]);
+    let options = ["--as", "artifact", "--free", "8M", "--refer"];
+    let report = push(&store, &source, &machine, &options);
+    assert_eq!(report["form"], "artifact");
+    let layout = dir.path().join("layout");
+    let to = format!("oci:{}", layout.display());
+    servers::skopeo_copy(&[
+        "--src-tls-verify=false",
+        &format!("docker://{machine}"),
+        &to,
+    ]);
+    let manifest = manifest(&layout);
+    let subject = manifest["subject"]["digest"].as_str().unwrap();
+    let listed = format!("docker://{repository}:{}", subject.replace(':', "-"));
+    let listed = ok(&mut command(&[
+        "skopeo",
+        "inspect",
+        "--raw",
+        "--tls-verify=false",
+        &listed,
+    ]));
+    assert!(
+        listed.contains(report["digest"].as_str().unwrap()),
+        "{listed}"
+    );
+
+    let config = json(&blob(&layout, &manifest["config"]["digest"]));
+    assert_eq!(config["metadata"]["name"], "web-app");
+    let machine = &config["spec"]["template"]["spec"];
+    assert_eq!(machine["architecture"], "amd64");
+    assert_eq!(
+        machine["domain"]["firmware"]["bootloader"]["efi"]["secureBoot"],
+        false
+    );
+    let disk = blob(&layout, &manifest["layers"][0]["digest"]);
+    let disk = zstd::decode_all(fs::File::open(disk).unwrap()).unwrap();
+    let built = build(&store, &image, &dir.path().join("raw"), &["--free", "8M"]);
+    assert!(disk == built, "another disk");
+}
+
+#[test]
 fn a_disk_file_is_pushed_in_windows_of_which_only_changed_ones_are_sent() {
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store");
@@ -331,6 +383,15 @@ fn what_cannot_be_pushed_is_said_before_any_work() {
         (&[&image, "localhost/x", "--compression", "gzip"], "zstd"),
         (&[&image, "localhost/x", "--format", "raw"], "containerdisk"),
         (&[disk, "localhost/x", "--hostname", "h"], "--hostname"),
+        (&[&image, "localhost/x", "--refer"], "artifact"),
+        (
+            &[&image, "localhost/x", "--as", "artifact", "--refer"],
+            "in one repository",
+        ),
+        (
+            &[&image, "localhost/x", "--preference", "x"],
+            "--as artifact",
+        ),
         (
             &[&image, "localhost/x", "--digest-file", "/no/such/file"],
             "no directory",

@@ -14,6 +14,7 @@ use super::{ImageArgs, OutputArgs, PlanArgs};
 Examples:
   bootwright push quay.io/acme/web:1.4 registry.example/acme/web-disk:1.4
   bootwright push quay.io/acme/web:1.4 registry.example/acme/web-vm:1.4 --as containerdisk
+  bootwright push quay.io/acme/web:1.4 registry.example/acme/web-vm:2 --as artifact
   bootwright push disk.qcow2 oci:./layout:web --digest-file digest
 
 REFERENCE is [docker://]HOST/NAME[:TAG], or oci:DIR[:TAG] for an OCI layout. --platform may be
@@ -41,6 +42,9 @@ pub struct PushArgs {
     /// Take blobs that the repository NAME of the same registry has from there (repeatable)
     #[arg(long = "mount-from", value_name = "NAME")]
     pub mount_from: Vec<String>,
+    /// Make the artifact a referrer of IMAGE, which is in the same repository
+    #[arg(long)]
+    pub refer: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub container_disk: ContainerDiskArgs,
@@ -66,6 +70,8 @@ pub enum Form {
     /// An image with the disk as its one file, as KubeVirt runs it
     #[value(name = "containerdisk")]
     ContainerDisk,
+    /// A KubeVirt VirtualMachine with the raw disk, to be imported (VEP 256)
+    Artifact,
 }
 
 /// How a layer is compressed.
@@ -79,7 +85,7 @@ pub enum LayerCompression {
 
 /// Of containerDisks.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "ContainerDisk")]
+#[command(next_help_heading = "KubeVirt")]
 pub struct ContainerDiskArgs {
     /// Format of the file in a containerDisk: qcow2 or raw [default: qcow2]
     #[arg(long, value_name = "FORMAT", value_parser = disk_format)]

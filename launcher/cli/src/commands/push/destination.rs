@@ -64,6 +64,20 @@ impl Destination {
         }
     }
 
+    /// The last part of the name: what is pushed, in a word.
+    pub(super) fn short(&self) -> String {
+        match self {
+            Self::Registry(reference) => {
+                let name = reference.repository();
+                name.rsplit('/').next().unwrap_or(name).to_owned()
+            }
+            Self::Layout { path, tag } => tag.clone().unwrap_or_else(|| {
+                let name = path.file_name().unwrap_or_default();
+                name.to_string_lossy().into_owned()
+            }),
+        }
+    }
+
     /// The host of the registry.
     pub(super) fn host(&self) -> Option<&str> {
         match self {

@@ -3,6 +3,7 @@
 mod describe;
 mod destination;
 mod report;
+mod subject;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context as _, bail};
+use bootwright_delivery::artifact::{self, ARTIFACT_TYPE};
 use bootwright_delivery::container_disk::{self, DEFAULT_INSTANCETYPE, DEFAULT_PREFERENCE};
 use bootwright_delivery::disk_image::{self, Pushed};
 use bootwright_delivery::frames::ZSTD_LEVEL;
@@ -18,6 +20,7 @@ use bootwright_delivery::oci::{Descriptor, Index, empty_config};
 use bootwright_delivery::{
     BlobSink, Codec, DeliveryError, Work, raw_image, repositories, shows_packs,
 };
+use bootwright_disk::gpt::types::ESP;
 use bootwright_disk::reader::{self, DiskFile, PlanReader, ReadAt, data_len};
 use bootwright_disk::sink::{Compression, Format};
 use bootwright_image::store::Store;
@@ -44,6 +47,8 @@ struct Prepared {
     platform: Platform,
     /// RFC 3339.
     created: Option<String>,
+    /// What an artifact is a referrer of.
+    subject: Option<Descriptor>,
 }
 
 /// Where its bytes are.
@@ -77,6 +82,9 @@ pub(crate) fn run(args: &PushArgs, interrupt: &Interrupt) -> anyhow::Result<()> 
     let mut timings = Timings::start();
     let codec = codec(args)?;
     let format = disk_format(args)?;
+    if args.refer && args.form != Form::Artifact {
+        bail!("--refer is for --as artifact");
+    }
     let destination = Destination::parse(&args.destination)?;
     if let Some(path) = &args.digest_file {
         // Said before all the work and not after it.
@@ -116,6 +124,7 @@ pub(crate) fn run(args: &PushArgs, interrupt: &Interrupt) -> anyhow::Result<()> 
         cancel: interrupt.flag(),
     };
     let one = disks.len() == 1;
+    let name = artifact::label(&destination.short());
     let (top, images) = destination.with(how, |sink| {
         let mut images = Vec::new();
         let mut manifests: Vec<Descriptor> = Vec::new();
@@ -126,6 +135,7 @@ pub(crate) fn run(args: &PushArgs, interrupt: &Interrupt) -> anyhow::Result<()> 
                 codec,
                 format,
                 place: destination.place(),
+                name: &name,
                 spool: &spool,
             };
             let pushed = put.put(sink, one, &work)?;
@@ -142,7 +152,11 @@ pub(crate) fn run(args: &PushArgs, interrupt: &Interrupt) -> anyhow::Result<()> 
             Some(only) if manifests.is_empty() => only,
             last => {
                 manifests.extend(last);
-                let (descriptor, bytes) = Index::new(manifests).encode()?;
+                let mut index = Index::new(manifests);
+                if args.form == Form::Artifact {
+                    index.artifact_type = Some(ARTIFACT_TYPE.to_owned());
+                }
+                let (descriptor, bytes) = index.encode()?;
                 sink.manifest(&descriptor, &bytes, true)?;
                 descriptor
             }
@@ -160,6 +174,7 @@ pub(crate) fn run(args: &PushArgs, interrupt: &Interrupt) -> anyhow::Result<()> 
         form: match args.form {
             Form::Disk => "disk",
             Form::ContainerDisk => "containerdisk",
+            Form::Artifact => "artifact",
         },
         digest: top.digest.to_string(),
         media_type: top.media_type,
@@ -184,6 +199,8 @@ struct Put<'a> {
     codec: Codec,
     format: Format,
     place: Option<String>,
+    /// Of the VM in an artifact.
+    name: &'a str,
     spool: &'a Path,
 }
 
@@ -197,6 +214,7 @@ impl Put<'_> {
         match self.args.form {
             Form::Disk => self.disk(sink, top, work),
             Form::ContainerDisk => self.container_disk(sink, top, work),
+            Form::Artifact => self.artifact(sink, top, work),
         }
     }
 
@@ -207,10 +225,7 @@ impl Put<'_> {
         work: &Work<'_>,
     ) -> Result<Pushed, DeliveryError> {
         let prepared = self.prepared;
-        let level = match self.codec {
-            Codec::Zstd(level) => level,
-            Codec::Gzip(_) => ZSTD_LEVEL,
-        };
+        let level = self.level();
         match prepared.stored() {
             Some((stored, reader)) => {
                 let disk = disk_image::Disk {
@@ -230,6 +245,36 @@ impl Put<'_> {
                 raw_image::push(disk, &prepared.info, &config, level, sink, top, work)
             }
         }
+    }
+
+    /// The level of forms that are always compressed with zstd.
+    fn level(&self) -> i32 {
+        match self.codec {
+            Codec::Zstd(level) => level,
+            Codec::Gzip(_) => ZSTD_LEVEL,
+        }
+    }
+
+    fn artifact(
+        &self,
+        sink: &dyn BlobSink,
+        top: bool,
+        work: &Work<'_>,
+    ) -> Result<Pushed, DeliveryError> {
+        let prepared = self.prepared;
+        let names = &self.args.container_disk;
+        let options = artifact::Options {
+            level: self.level(),
+            name: self.name.to_owned(),
+            platform: prepared.platform.clone(),
+            efi: prepared.info.partitions.iter().any(|p| p.type_guid == ESP),
+            created: prepared.created.clone(),
+            instancetype: names.instancetype.clone(),
+            preference: names.preference.clone(),
+            subject: prepared.subject.clone(),
+        };
+        let disk = prepared.reader();
+        artifact::push(disk, &prepared.info, &options, sink, top, work)
     }
 
     fn container_disk(
@@ -281,11 +326,18 @@ fn prepare(
             );
         }
         let disk = reader::open_disk(path)?;
+        if args.refer {
+            bail!(
+                "--refer: {} is a disk and no image in a registry",
+                args.target
+            );
+        }
         let name = path.file_name().unwrap_or(path.as_os_str());
         return Ok(vec![Prepared {
             info: describe::of_disk(&disk, &name.to_string_lossy()),
             platform: args.image.platform()?.unwrap_or_else(Platform::host),
             created: None,
+            subject: None,
             disk: Disk::File(disk),
         }]);
     }
@@ -315,6 +367,16 @@ fn prepare(
             info: describe::of_image(&loaded, &disk, options.clone()),
             platform: loaded.platform.clone(),
             created: Some(rfc3339(loaded.time.secs)?),
+            subject: match args.refer {
+                true => Some(subject::find(
+                    args,
+                    destination,
+                    &loaded,
+                    messages,
+                    interrupt,
+                )?),
+                false => None,
+            },
             disk: Disk::Image(Box::new(loaded), PlanReader::new(disk.plan)),
         });
     }
@@ -362,16 +424,18 @@ fn codec(args: &PushArgs) -> anyhow::Result<Codec> {
 /// The format of a containerDisk's file.
 fn disk_format(args: &PushArgs) -> anyhow::Result<Format> {
     let names = &args.container_disk;
-    let given = [
-        ("format", names.format.is_some()),
-        ("instancetype", names.instancetype.is_some()),
-        ("preference", names.preference.is_some()),
-    ];
-    let given = given.iter().find(|(_, given)| *given);
-    if let Some((name, _)) = given
-        && args.form != Form::ContainerDisk
-    {
-        bail!("--{name} is for --as containerdisk");
+    if names.format.is_some() && args.form != Form::ContainerDisk {
+        bail!("--format is for --as containerdisk");
+    }
+    if args.form == Form::Disk {
+        for (name, given) in [
+            ("instancetype", &names.instancetype),
+            ("preference", &names.preference),
+        ] {
+            if given.is_some() {
+                bail!("--{name} is for --as containerdisk and --as artifact");
+            }
+        }
     }
     Ok(names.format.unwrap_or(Format::Qcow2))
 }
