@@ -28,6 +28,17 @@ complete -c bootwright -n "__fish_bootwright_needs_command" -s h -l help -d 'Pri
 complete -c bootwright -n "__fish_bootwright_needs_command" -s V -l version -d 'Print version'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "build" -d 'Build a bootable disk from a container image'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "run" -d 'Boot an image or a disk in a virtual machine'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "ps" -d 'List machines'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "ssh" -d 'Open a shell or run a command in a machine'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "cp" -d 'Copy files to or from a machine'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "console" -d 'Connect to a machine\'s console'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "logs" -d 'Show what was on a machine\'s console'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "stop" -d 'Press a machine\'s power button, and end it if that does not help in time'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "restart" -d 'Stop a machine that is kept, and start it again'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "pause" -d 'Hold a machine'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "resume" -d 'Let a machine go on'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "resize" -d 'Change a running machine\'s processors'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "rm" -d 'Remove machines and what they have written'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "machine" -d 'Run a virtual machine whose folder is prepared; `run` starts this'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "inspect" -d 'Show what an image or a disk holds'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "push" -d 'Store a disk in a registry, as an image that shares its layers with others'
@@ -85,9 +96,10 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l accel -d '
 kvm\t'Hardware virtualisation'
 tcg\t'Emulation by QEMU, which is many times slower'"
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l cpus -d 'Number of processors' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l max-cpus -d 'Number of processors that `resize` can give it [default: those of this host]' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -s m -l memory -d 'Memory' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l disk -d 'Attach a disk file, which is written to unless :ro follows (repeatable)' -r -F
-complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l timeout -d 'End the machine after this time (s, m, h, d, w)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l timeout -d 'End the machine after this time, or with --wait if it has not booted by then (s, m, h, d, w)' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l kernel -d 'Boot this kernel instead of the one in the image or on the disk' -r -F
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l initrd -d 'Boot with this initial RAM disk instead of the kernel\'s own' -r -F
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l append -d 'Kernel command line to use instead of the image\'s or the disk\'s' -r
@@ -109,11 +121,60 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l creds -d '
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l parallel -d 'How many layers to fetch or send at once' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l retries -d 'How often to try again after a network error or when the registry is busy' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l store -d 'Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l network -d 'Where the network interface leads: user (through passt), tap:NAME or none [default: user]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -s p -l publish -d 'Lead a port of this host to one of the guest (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l hostname -d 'Host name of the guest' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l ssh-key -d 'Let the public keys in FILE log in as root (repeatable)' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l credential -d 'Pass a systemd credential (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l smbios -d 'Pass an SMBIOS string of type 11 (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l cloud-init -d 'Pass FILE as user data to cloud-init' -r -F
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l no-reboot -d 'End when the guest reboots'
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l no-sandbox -d 'Do not confine the process that runs the guest; for debugging only'
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -s d -l detach -d 'Print the machine\'s name and go; it runs on'
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l wait -d 'With --detach, go when the guest has booted, and say how long it took'
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l ssh -d 'Open a shell in the guest instead of its console, and end it afterwards'
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l json -d 'With --detach, print the machine as JSON on standard output'
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -s q -l quiet -d 'Print nothing but errors and the console'
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand ps" -s a -l all -d 'Show machines that do not run, too'
+complete -c bootwright -n "__fish_bootwright_using_subcommand ps" -l json -d 'Print them as JSON on standard output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand ps" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand ps" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand ssh" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand ssh" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cp" -s r -l recursive -d 'Copy folders with all that is in them'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cp" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand cp" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand console" -l json -d 'Print the result as JSON on standard output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand console" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand console" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand logs" -s f -l follow -d 'Go on as more comes, until the machine ends'
+complete -c bootwright -n "__fish_bootwright_using_subcommand logs" -l machine -d 'Show the log of the machine\'s process instead of the console'
+complete -c bootwright -n "__fish_bootwright_using_subcommand logs" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand logs" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand stop" -s t -l time -d 'How long the guest may take after the power button was pressed (s, m, h)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand stop" -l json -d 'Print the result as JSON on standard output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand stop" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand stop" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand restart" -s t -l time -d 'How long the guest may take after the power button was pressed (s, m, h)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand restart" -l json -d 'Print the result as JSON on standard output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand restart" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand restart" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand pause" -l json -d 'Print the result as JSON on standard output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand pause" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand pause" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand resume" -l json -d 'Print the result as JSON on standard output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand resume" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand resume" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand resize" -l cpus -d 'Number of processors, up to run\'s --max-cpus' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand resize" -l json -d 'Print the result as JSON on standard output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand resize" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand resize" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand rm" -s f -l force -d 'End those that run'
+complete -c bootwright -n "__fish_bootwright_using_subcommand rm" -l json -d 'Print the result as JSON on standard output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand rm" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand rm" -s V -l version -d 'Print version'
 complete -c bootwright -n "__fish_bootwright_using_subcommand machine" -s h -l help -d 'Print help'
 complete -c bootwright -n "__fish_bootwright_using_subcommand machine" -s V -l version -d 'Print version'
 complete -c bootwright -n "__fish_bootwright_using_subcommand inspect" -l platform -d 'Take the image for this platform from a multi-platform image [default: the host\'s]' -r
@@ -249,15 +310,26 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_
 complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c bootwright -n "__fish_bootwright_using_subcommand completion" -s h -l help -d 'Print help'
 complete -c bootwright -n "__fish_bootwright_using_subcommand completion" -s V -l version -d 'Print version'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "build" -d 'Build a bootable disk from a container image'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "run" -d 'Boot an image or a disk in a virtual machine'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "machine" -d 'Run a virtual machine whose folder is prepared; `run` starts this'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "inspect" -d 'Show what an image or a disk holds'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "push" -d 'Store a disk in a registry, as an image that shares its layers with others'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "serve" -d 'Export a disk over NBD without writing it'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "cache" -d 'Look after the store of layers'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "completion" -d 'Print a completion script for a shell'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run machine inspect push serve cache completion help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "build" -d 'Build a bootable disk from a container image'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "run" -d 'Boot an image or a disk in a virtual machine'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "ps" -d 'List machines'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "ssh" -d 'Open a shell or run a command in a machine'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "cp" -d 'Copy files to or from a machine'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "console" -d 'Connect to a machine\'s console'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "logs" -d 'Show what was on a machine\'s console'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "stop" -d 'Press a machine\'s power button, and end it if that does not help in time'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "restart" -d 'Stop a machine that is kept, and start it again'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "pause" -d 'Hold a machine'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "resume" -d 'Let a machine go on'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "resize" -d 'Change a running machine\'s processors'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "rm" -d 'Remove machines and what they have written'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "machine" -d 'Run a virtual machine whose folder is prepared; `run` starts this'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "inspect" -d 'Show what an image or a disk holds'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "push" -d 'Store a disk in a registry, as an image that shares its layers with others'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "serve" -d 'Export a disk over NBD without writing it'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "cache" -d 'Look after the store of layers'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "completion" -d 'Print a completion script for a shell'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "ls" -d 'List the layers in the store'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "prune" -d 'Remove layers from the store'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "verify" -d 'Read every layer in the store and check it against its sums'

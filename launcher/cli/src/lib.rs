@@ -42,6 +42,17 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Run(args) => return commands::run::run(&args, &interrupt),
+        Command::Ps(args) => commands::vms::ps(&args),
+        Command::Ssh(args) => commands::ssh::ssh(&args),
+        Command::Cp(args) => commands::ssh::cp(&args),
+        Command::Console(args) => commands::console::console(&args, &interrupt),
+        Command::Logs(args) => commands::console::logs(&args, &interrupt),
+        Command::Stop(args) => commands::vms::stop(&args),
+        Command::Restart(args) => commands::vms::restart(&args),
+        Command::Pause(args) => commands::vms::pause(&args),
+        Command::Resume(args) => commands::vms::resume(&args),
+        Command::Resize(args) => commands::vms::resize(&args),
+        Command::Rm(args) => commands::vms::rm(&args),
         Command::Machine { name } => return vms::process::main(&name),
         Command::Build(args) => commands::build::run(&args, &interrupt),
         Command::Inspect(args) => commands::inspect::run(&args, &interrupt),

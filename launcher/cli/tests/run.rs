@@ -37,7 +37,16 @@ impl Work {
             .env("XDG_STATE_HOME", self.at("state"))
             .env("XDG_RUNTIME_DIR", self.at("run"))
             .current_dir(self.0.path())
-            .args(["run", target, "--memory", "64M", "--cpus", "1"])
+            .args([
+                "run",
+                target,
+                "--memory",
+                "64M",
+                "--cpus",
+                "1",
+                "--network",
+                "none",
+            ])
             .stdin(Stdio::null());
         program
     }

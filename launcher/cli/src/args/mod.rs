@@ -6,13 +6,15 @@ mod push;
 mod run;
 mod serve;
 mod size;
+mod vms;
 
 pub use build::{BootArgs, BootMode, BuildArgs, Compression, CustomizeArgs, PlanArgs};
 pub use common::{ImageArgs, OutputArgs, RegistryArgs, StoreArgs};
 pub use push::{ContainerDiskArgs, Form, LayerCompression, PushArgs, SourceRegistryArgs};
-pub use run::{Accel, KernelArgs, MachineArgs, RootArgs, RunArgs};
+pub use run::{Accel, GuestArgs, KernelArgs, MachineArgs, NetworkArgs, RootArgs, RunArgs};
 pub use serve::ServeArgs;
 pub use size::ByteSize;
+pub use vms::{CpArgs, LogsArgs, NameArgs, PsArgs, ResizeArgs, RmArgs, SshArgs, StopArgs};
 
 use clap::{Parser, Subcommand};
 
@@ -37,6 +39,28 @@ pub enum Command {
     Build(Box<BuildArgs>),
     /// Boot an image or a disk in a virtual machine
     Run(Box<RunArgs>),
+    /// List machines
+    Ps(PsArgs),
+    /// Open a shell or run a command in a machine
+    Ssh(SshArgs),
+    /// Copy files to or from a machine
+    Cp(CpArgs),
+    /// Connect to a machine's console
+    Console(NameArgs),
+    /// Show what was on a machine's console
+    Logs(LogsArgs),
+    /// Press a machine's power button, and end it if that does not help in time
+    Stop(StopArgs),
+    /// Stop a machine that is kept, and start it again
+    Restart(StopArgs),
+    /// Hold a machine
+    Pause(NameArgs),
+    /// Let a machine go on
+    Resume(NameArgs),
+    /// Change a running machine's processors
+    Resize(ResizeArgs),
+    /// Remove machines and what they have written
+    Rm(RmArgs),
     /// Run a virtual machine whose folder is prepared; `run` starts this
     #[command(hide = true)]
     Machine {

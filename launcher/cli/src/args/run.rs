@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{ByteSize, ImageArgs};
+use crate::vms::network::{Forward, Network};
 
 /// `bootwright run`.
 #[derive(Debug, Args)]
@@ -12,7 +13,9 @@ use super::{ByteSize, ImageArgs};
 #[command(after_help = "\
 Examples:
   bootwright run quay.io/acme/web:1.4
-  bootwright run oci:./layout:latest --memory 4G --cpus 4
+  bootwright run oci:./layout:latest --memory 4G --cpus 4 -p 8080:80
+  bootwright run quay.io/acme/web:1.4 --ssh
+  bootwright run quay.io/acme/web:1.4 --name web --detach --wait && bootwright ssh web
   bootwright run debian-12-cloud.qcow2 --name scratch --disk data.raw
 
 No disk is written: what the guest writes goes to an overlay, which is gone when the machine
@@ -40,6 +43,24 @@ pub struct RunArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub image: ImageArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub network: NetworkArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub guest: GuestArgs,
+    /// Print the machine's name and go; it runs on
+    #[arg(long, short, conflicts_with = "ssh")]
+    pub detach: bool,
+    /// With --detach, go when the guest has booted, and say how long it took
+    #[arg(long, requires = "detach")]
+    pub wait: bool,
+    /// Open a shell in the guest instead of its console, and end it afterwards
+    #[arg(long)]
+    pub ssh: bool,
+    /// With --detach, print the machine as JSON on standard output
+    #[arg(long, help_heading = "Output", requires = "detach")]
+    pub json: bool,
     /// Print nothing but errors and the console
     #[arg(long, short, help_heading = "Output")]
     pub quiet: bool,
@@ -66,6 +87,9 @@ pub struct MachineArgs {
     /// Number of processors
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub cpus: u8,
+    /// Number of processors that `resize` can give it [default: those of this host]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub max_cpus: Option<u8>,
     /// Memory
     #[arg(long, short, value_name = "SIZE", default_value = "2G")]
     pub memory: ByteSize,
@@ -75,12 +99,45 @@ pub struct MachineArgs {
     /// End when the guest reboots
     #[arg(long)]
     pub no_reboot: bool,
-    /// End the machine after this time (s, m, h, d, w)
+    /// End the machine after this time, or with --wait if it has not booted by then (s, m, h, d, w)
     #[arg(long, value_name = "DURATION", value_parser = super::size::duration)]
     pub timeout: Option<std::time::Duration>,
     /// Do not confine the process that runs the guest; for debugging only
     #[arg(long)]
     pub no_sandbox: bool,
+}
+
+/// The network.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Network")]
+pub struct NetworkArgs {
+    /// Where the network interface leads: user (through passt), tap:NAME or none [default: user]
+    #[arg(long, value_name = "user|tap:NAME|none")]
+    pub network: Option<Network>,
+    /// Lead a port of this host to one of the guest (repeatable)
+    #[arg(long = "publish", short, value_name = "[ADDRESS:]HOST:GUEST[/udp]")]
+    pub publish: Vec<Forward>,
+}
+
+/// What the guest is told without touching its disk.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Guest")]
+pub struct GuestArgs {
+    /// Host name of the guest
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Let the public keys in FILE log in as root (repeatable)
+    #[arg(long = "ssh-key", value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub ssh_keys: Vec<PathBuf>,
+    /// Pass a systemd credential (repeatable)
+    #[arg(long = "credential", value_name = "NAME=VALUE")]
+    pub credentials: Vec<String>,
+    /// Pass an SMBIOS string of type 11 (repeatable)
+    #[arg(long = "smbios", value_name = "TEXT")]
+    pub strings: Vec<String>,
+    /// Pass FILE as user data to cloud-init
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub cloud_init: Option<PathBuf>,
 }
 
 /// What is booted.

@@ -2,11 +2,14 @@
 
 pub(crate) mod build;
 pub(crate) mod cache;
+pub(crate) mod console;
 mod customize;
 pub(crate) mod inspect;
 pub(crate) mod push;
 pub(crate) mod run;
 pub(crate) mod serve;
+pub(crate) mod ssh;
+pub(crate) mod vms;
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -34,7 +37,7 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 }
 
 /// Reads a file of the host of at most `limit` bytes.
-fn read_limited(path: &Path, limit: u64) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn read_limited(path: &Path, limit: u64) -> anyhow::Result<Vec<u8>> {
     let context = || format!("cannot read {}", path.display());
     let file = File::open(path).with_context(context)?;
     let mut bytes = Vec::new();

@@ -119,6 +119,35 @@ pub(crate) fn foreground(
     }
 }
 
+/// Shows the console of a machine that somebody else has started, until the
+/// user presses the escape key or the machine ends.
+pub(crate) fn look(
+    console: &Path,
+    messages: &Messages,
+    interrupt: &Interrupt,
+) -> anyhow::Result<()> {
+    let stream = UnixStream::connect(console)
+        .with_context(|| format!("cannot connect to {}", console.display()))?;
+    let (sender, happenings) = mpsc::channel();
+    let raw = Raw::enter().context("cannot change the terminal's mode")?;
+    if raw.is_some() {
+        messages.note("console: Ctrl-] leaves it");
+    }
+    let shown = show(stream.try_clone()?)?;
+    let keys = Keys::read(stream.try_clone()?, raw.is_some(), sender)?;
+    while !shown.is_finished() && !interrupt.raised() {
+        if let Ok(Happening::Escape) = happenings.try_recv() {
+            break;
+        }
+        thread::sleep(TICK);
+    }
+    keys.stop();
+    let _ = stream.shutdown(Shutdown::Both);
+    let _ = shown.join();
+    drop(raw);
+    Ok(())
+}
+
 /// What the user has done to end the machine.
 struct Watch {
     stops: u32,

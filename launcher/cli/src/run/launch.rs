@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command};
+use std::process::{self, Child};
 
 use anyhow::{Context as _, bail};
 
 use crate::progress::Messages;
-use crate::vms::events::{self, Event};
+use crate::vms::events::{self, Command, Event};
 use crate::vms::place::{Lock, Place};
 
 /// A machine's process, ready to start the guest.
@@ -34,7 +34,7 @@ pub(crate) fn launch(
     let log = place.state.join("vm.log");
     let log = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
-    let child = Command::new(&program)
+    let child = process::Command::new(&program)
         .args(["machine", name])
         .stdin(OwnedFd::from(theirs))
         .stdout(lock.into_file())
@@ -57,7 +57,40 @@ pub(crate) fn launch(
     }
 }
 
+/// Starts a machine that goes on when this command has ended.
+pub(crate) fn detached(
+    name: &str,
+    place: &Place,
+    lock: Lock,
+    messages: &Messages,
+) -> anyhow::Result<Launched> {
+    let mut launched = launch(name, place, lock, messages)?;
+    launched.start()?;
+    launched.sender.send(&Command::Detach)?;
+    Ok(launched)
+}
+
 impl Launched {
+    /// Starts the guest and waits until it runs.
+    pub(crate) fn start(&mut self) -> anyhow::Result<()> {
+        self.sender.send(&Command::Start)?;
+        loop {
+            match self.receiver.next()? {
+                Some(Event::Started) => return Ok(()),
+                Some(Event::Failed(text)) => bail!("{text}"),
+                Some(Event::Ended(end)) => {
+                    let how = end.message();
+                    bail!(
+                        "{}",
+                        how.unwrap_or_else(|| "the guest has ended".to_owned())
+                    )
+                }
+                Some(Event::Warning(_) | Event::Prepared) => {}
+                None => bail!("the machine's process {}", self.gone()),
+            }
+        }
+    }
+
     /// How the process ended.
     pub(crate) fn gone(&mut self) -> String {
         match self.child.wait() {

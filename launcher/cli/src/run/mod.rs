@@ -6,3 +6,4 @@ pub(crate) mod attach;
 pub(crate) mod launch;
 pub(crate) mod prepare;
 mod terminal;
+pub(crate) mod wait;

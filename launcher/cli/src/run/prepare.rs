@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use bootwright_disk::reader;
 use bootwright_rootfs::boot::Architecture;
+use bootwright_rootfs::customize::{Hostname, parse_keys};
 
 use crate::args::{
     BootArgs, BootMode, ByteSize, CustomizeArgs, MachineArgs, PlanArgs, RootArgs, RunArgs,
@@ -16,13 +17,17 @@ use crate::interrupt::Interrupt;
 use crate::progress::Messages;
 use crate::report::Timings;
 use crate::vms::kernel::{CommandLine, Piece};
+use crate::vms::network::{self, Forward, Network};
 use crate::vms::place::{Lock, Place, Places};
-use crate::vms::spec::{Accel, Base, Boot, DataDisk, Planned, Root, Spec};
-use crate::vms::{accel, stored_plan};
+use crate::vms::spec::{Accel, Base, Boot, DataDisk, Planned, Root, Spec, Ssh};
+use crate::vms::{accel, credentials, seed, stored_plan};
 
 /// Free space on a disk that is made of an image: it takes no space of the
 /// host until it is written.
 const FREE: u64 = 8 << 30;
+
+/// Largest key or user data that is read, in bytes.
+const MAX_SMALL: u64 = 1 << 20;
 
 /// Machines that are made for one run.
 const NAMES: usize = 100;
@@ -46,11 +51,16 @@ pub(crate) fn prepare(
     interrupt: &Interrupt,
 ) -> anyhow::Result<Ready> {
     let (chosen, note) = accel::choose(args.machine.accel)?;
-    let command_line = CommandLine {
+    let mut command_line = CommandLine {
         instead: args.kernel.append.clone(),
         more: args.kernel.kargs.clone(),
     };
     command_line.check()?;
+    if args.detach && args.machine.timeout.is_some() && !args.wait {
+        bail!("--timeout: with --detach it says how long --wait waits; give that, too");
+    }
+    network::check_all(&args.network.publish)?;
+    let network = choose_network(args, messages)?;
     let disks = args.machine.disks.iter().map(|text| data_disk(text));
     let disks: Vec<DataDisk> = disks.collect::<anyhow::Result<_>>()?;
     let places = Places::from_env()?;
@@ -60,6 +70,9 @@ pub(crate) fn prepare(
         messages.warn(&note);
     }
     let known = known(args, &ready)?;
+    let guest = guest(args, &ready, &network)?;
+    command_line.more.extend(guest.command_line);
+    command_line.check()?;
     let result = describe(args, &ready, known, messages, interrupt).and_then(|described| {
         let spec = Spec {
             version: Spec::VERSION,
@@ -68,9 +81,15 @@ pub(crate) fn prepare(
             target: args.target.clone(),
             accel: chosen,
             cpus: args.machine.cpus,
+            max_cpus: max_cpus(&args.machine),
             memory: args.machine.memory.0,
             root: described.root,
             disks,
+            seed: seed(args, &ready, described.uuid, &guest.hostname)?,
+            network,
+            forwards: args.network.publish.clone(),
+            ssh: guest.ssh,
+            strings: guest.strings,
             boot: Boot {
                 planned: described.planned,
                 kernel: absolute(args.kernel.kernel.as_deref())?,
@@ -93,6 +112,116 @@ pub(crate) fn prepare(
             Err(error)
         }
     }
+}
+
+/// What the guest's interface leads to. Where nobody asked for a network, one
+/// that cannot be had is left out.
+fn choose_network(args: &RunArgs, messages: &Messages) -> anyhow::Result<Network> {
+    let wanted = args.network.network.clone();
+    let needed = !args.network.publish.is_empty() || args.ssh || args.wait;
+    match wanted {
+        Some(Network::Tap(name)) if needed => bail!(
+            "--network tap:{name}: --publish, --ssh and --wait need --network user, whose ports \
+             are this host's"
+        ),
+        Some(Network::None) if needed => {
+            bail!("--network none: --publish, --ssh and --wait need a network")
+        }
+        None if !needed && accel::find_program("passt").is_none() => {
+            messages.warn(
+                "the guest has no network: passt is not installed (Debian, Ubuntu, Fedora: passt)",
+            );
+            Ok(Network::None)
+        }
+        wanted => Ok(wanted.unwrap_or(Network::User)),
+    }
+}
+
+/// What a guest is told.
+struct Told {
+    hostname: String,
+    ssh: Option<Ssh>,
+    strings: Vec<String>,
+    command_line: Vec<String>,
+}
+
+/// What the guest is told, with the key that is made for it.
+fn guest(args: &RunArgs, ready: &Ready, network: &Network) -> anyhow::Result<Told> {
+    let mut strings = args.guest.strings.clone();
+    for text in &args.guest.credentials {
+        let (name, value) = credentials::parse(text)?;
+        strings.push(credentials::credential(name, value.as_bytes()));
+    }
+    let mut keys = String::new();
+    for path in &args.guest.ssh_keys {
+        let text = commands::read_limited(path, MAX_SMALL).context("--ssh-key")?;
+        parse_keys(&text).with_context(|| format!("--ssh-key {}", path.display()))?;
+        keys.push_str(std::str::from_utf8(&text).context("--ssh-key")?.trim());
+        keys.push('\n');
+    }
+    let way_in = args.ssh || args.detach || args.name.is_some();
+    let mut ssh = None;
+    if way_in && *network == Network::User {
+        match credentials::make_key(&ready.place.state.join("ssh_key")) {
+            Ok(key) => {
+                keys.push_str(&key);
+                ssh = Some(Ssh {
+                    port: Forward::to(22)?.host,
+                });
+            }
+            Err(error) if args.ssh || args.wait => return Err(error),
+            // Nobody has asked for it.
+            Err(_) => {}
+        }
+    }
+    if !keys.is_empty() {
+        strings.push(credentials::credential(
+            credentials::ROOT_KEYS,
+            keys.as_bytes(),
+        ));
+    }
+    let mut command_line: Vec<String> = credentials::command_line(&strings)
+        .map(str::to_owned)
+        .collect();
+    if let Some(name) = &args.guest.hostname {
+        let name: Hostname = name.parse()?;
+        command_line.push(format!("systemd.hostname={}", name.as_str()));
+    }
+    Ok(Told {
+        hostname: args
+            .guest
+            .hostname
+            .clone()
+            .unwrap_or_else(|| ready.name.clone()),
+        ssh,
+        strings,
+        command_line,
+    })
+}
+
+/// Writes the seed disk for cloud-init, if there is to be one.
+fn seed(args: &RunArgs, ready: &Ready, uuid: uuid::Uuid, hostname: &str) -> anyhow::Result<bool> {
+    let Some(path) = &args.guest.cloud_init else {
+        return Ok(false);
+    };
+    let user_data = commands::read_limited(path, MAX_SMALL).context("--cloud-init")?;
+    seed::save(plan_dir(args, ready), uuid, hostname, user_data)?;
+    Ok(true)
+}
+
+/// Where a machine's plans are: with what it has written, or gone with it.
+fn plan_dir<'a>(args: &RunArgs, ready: &'a Ready) -> &'a Path {
+    match args.name {
+        Some(_) => &ready.place.state,
+        None => &ready.place.runtime,
+    }
+}
+
+/// Processors that the machine can be given.
+fn max_cpus(args: &MachineArgs) -> u8 {
+    let host = std::thread::available_parallelism().map_or(1, usize::from);
+    let host = u8::try_from(host.min(64)).unwrap_or(64);
+    args.max_cpus.unwrap_or(host).max(args.cpus)
 }
 
 fn sandbox(args: &MachineArgs, accel: Accel, messages: &Messages) -> bool {
@@ -242,10 +371,7 @@ fn plan(
     let disk = commands::build::plan(loaded, &plan_args(&args.root), 1)?;
     let warnings = loaded.tree.warnings().iter().chain(&disk.warnings);
     warnings.for_each(|w| messages.warn(w));
-    let dir = match args.name {
-        Some(_) => &ready.place.state,
-        None => &ready.place.runtime,
-    };
+    let dir = plan_dir(args, ready);
     stored_plan::save(&disk.plan, dir)?;
     let sources = disk.plan.sources();
     let kernel = &disk.boot.kernel;

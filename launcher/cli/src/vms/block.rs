@@ -243,6 +243,13 @@ fn open_base(path: &Path) -> anyhow::Result<(Arc<dyn Backend>, BaseId)> {
     Ok((Arc::new(base), id))
 }
 
+/// Opens a machine's seed disk.
+pub(crate) fn open_seed(spec: &Spec, place: &Place) -> anyhow::Result<Arc<dyn Backend>> {
+    let dir = plan_dir(spec, place).join(super::seed::FOLDER);
+    let (plan, _) = stored_plan::load(&dir)?;
+    Ok(Arc::new(PlanDisk::new(plan)?))
+}
+
 /// Opens a further disk.
 pub(crate) fn open_data(disk: &DataDisk) -> anyhow::Result<Arc<dyn Backend>> {
     let path = &disk.path;

@@ -40,6 +40,8 @@ pub(crate) enum Command {
     PowerButton,
     /// End the guest.
     Kill,
+    /// Go on when the other side is gone.
+    Detach,
 }
 
 /// One side's sending half.

@@ -8,10 +8,14 @@
 
 pub(crate) mod accel;
 pub(crate) mod block;
+pub(crate) mod client;
+pub(crate) mod credentials;
 pub(crate) mod events;
 pub(crate) mod exit;
 pub(crate) mod kernel;
+pub(crate) mod network;
 pub(crate) mod place;
 pub(crate) mod process;
+pub(crate) mod seed;
 pub(crate) mod spec;
 pub(crate) mod stored_plan;

@@ -129,9 +129,23 @@ impl Place {
         self.try_lock()
     }
 
+    /// Makes what goes with a process for the next one; `None` if the folder
+    /// was taken or removed meanwhile.
+    pub(crate) fn remake(&self, lock: Lock) -> anyhow::Result<Option<Lock>> {
+        // The lock may be one on a file that is no longer there.
+        drop(lock);
+        match self.has_spec() {
+            true => self.make(),
+            false => Ok(None),
+        }
+    }
+
     /// Takes the lock; `None` if somebody has it, or there is no folder.
     pub(crate) fn try_lock(&self) -> anyhow::Result<Option<Lock>> {
         let path = self.state.join("lock");
+        if !self.state.is_dir() {
+            return Ok(None);
+        }
         let file = match File::options()
             .read(true)
             .write(true)

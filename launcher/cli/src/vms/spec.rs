@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
 use super::kernel::{CommandLine, Piece};
+use super::network::{Forward, Network};
 
 /// The version of the description; others are refused.
 const VERSION: u32 = 1;
@@ -29,12 +30,24 @@ pub(crate) struct Spec {
     pub accel: Accel,
     /// Processors.
     pub cpus: u8,
+    /// Processors that it can be given later.
+    pub max_cpus: u8,
     /// Memory in bytes.
     pub memory: u64,
     /// The disk that it boots from.
     pub root: Root,
     /// Further disks.
     pub disks: Vec<DataDisk>,
+    /// Whether it has a seed disk for cloud-init.
+    pub seed: bool,
+    /// What its interface leads to.
+    pub network: Network,
+    /// Ports of the host that lead to it, without that for ssh.
+    pub forwards: Vec<Forward>,
+    /// How its ssh server is reached.
+    pub ssh: Option<Ssh>,
+    /// SMBIOS strings of type 11.
+    pub strings: Vec<String>,
     /// What it boots.
     pub boot: Boot,
     /// Its UUID.
@@ -107,7 +120,32 @@ pub(crate) struct Planned {
     pub command_line: String,
 }
 
+/// How a guest's ssh server is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ssh {
+    /// The loopback port that leads to it.
+    pub port: u16,
+}
+
 impl Spec {
+    /// Its interface's hardware address: one of QEMU's block, from the UUID.
+    pub(crate) fn mac(&self) -> [u8; 6] {
+        let [a, b, c, ..] = *self.uuid.as_bytes();
+        [0x52, 0x54, 0x00, a, b, c]
+    }
+
+    /// All ports of the host that lead to it.
+    pub(crate) fn all_forwards(&self) -> Vec<Forward> {
+        let mut forwards = self.forwards.clone();
+        forwards.extend(self.ssh.map(|ssh| Forward {
+            address: Some(std::net::Ipv4Addr::LOCALHOST.into()),
+            host: ssh.port,
+            guest: 22,
+            protocol: super::network::Protocol::Tcp,
+        }));
+        forwards
+    }
+
     /// The version that this program writes and reads.
     pub(crate) const VERSION: u32 = VERSION;
 

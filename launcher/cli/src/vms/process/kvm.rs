@@ -1,5 +1,6 @@
 //! A machine in our own monitor.
 
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -10,18 +11,22 @@ use bootwright_vmm::block::Backend;
 use bootwright_vmm::boot::{BootSource, KernelCache};
 use bootwright_vmm::memory::MemoryConfig;
 use bootwright_vmm::smbios::Smbios;
+use bootwright_vmm::virtio::Stats;
 use bootwright_vmm::virtio::VirtioDevice;
-use bootwright_vmm::virtio::block::{Block, BlockEngine, BlockOptions};
+use bootwright_vmm::virtio::block::{Block, BlockEngine, BlockMetrics, BlockOptions};
+use bootwright_vmm::virtio::net::{self, Net, Peer, tap};
 use bootwright_vmm::virtio::rng::Rng;
 use bootwright_vmm::virtio::worker::OnStart;
-use bootwright_vmm::vm::{Config, Exit, Handle, Parts, Vm};
+use bootwright_vmm::vm::{self, Config, Exit, Handle, Parts, Vm};
 
-use super::control::Guest;
-use super::{Prepared, Teller};
+use super::control::{Guest, Metric, Status};
+use super::{Prepared, Teller, passt};
 use crate::vms::block::Disk;
 use crate::vms::events::Event;
 use crate::vms::exit::End;
 use crate::vms::kernel::Payload;
+use crate::vms::network::Network;
+use crate::vms::place::Place;
 use crate::vms::spec::Spec;
 
 /// What memory comes in.
@@ -33,16 +38,112 @@ const TYPING: Duration = Duration::from_millis(500);
 /// How long what is typed is kept for a guest that reads nothing.
 const LONGEST_TYPING: Duration = Duration::from_secs(10);
 
+/// The largest packet of a guest behind passt, which likes them large.
+const MTU: u16 = 65_520;
+
 #[derive(Debug)]
-struct Running(Handle);
+struct Running {
+    handle: Handle,
+    counters: Counters,
+}
+
+/// What devices count.
+#[derive(Debug, Default)]
+struct Counters {
+    blocks: Vec<(String, Arc<BlockMetrics>)>,
+    net: Option<Arc<Stats>>,
+}
 
 impl Guest for Running {
     fn power_button(&self) -> anyhow::Result<()> {
-        Ok(self.0.power_button()?)
+        Ok(self.handle.power_button()?)
     }
 
     fn kill(&self) -> anyhow::Result<()> {
-        Ok(self.0.kill()?)
+        Ok(self.handle.kill()?)
+    }
+
+    fn pause(&self) -> anyhow::Result<()> {
+        Ok(self.handle.pause()?)
+    }
+
+    fn resume(&self) -> anyhow::Result<()> {
+        Ok(self.handle.resume()?)
+    }
+
+    fn set_cpus(&self, count: u8) -> anyhow::Result<()> {
+        Ok(self.handle.set_cpus(count)?)
+    }
+
+    fn status(&self) -> anyhow::Result<(Status, u8)> {
+        let status = match self.handle.status() {
+            vm::Status::Running => Status::Running,
+            vm::Status::Paused => Status::Paused,
+            vm::Status::Stopped => Status::Stopped,
+        };
+        Ok((status, self.handle.cpus()))
+    }
+
+    fn stages(&self) -> Vec<(&'static str, Duration)> {
+        let stats = self.handle.stats();
+        [
+            ("kernel_loaded", stats.loaded_micros),
+            ("guest_entered", stats.entered_micros),
+        ]
+        .into_iter()
+        .filter(|(_, micros)| *micros > 0)
+        .map(|(name, micros)| (name, Duration::from_micros(micros)))
+        .collect()
+    }
+
+    fn metrics(&self) -> anyhow::Result<Vec<Metric>> {
+        let stats = self.handle.stats();
+        let exit = |kind, value| Metric::counter("exits_total", ("kind", kind), value);
+        let mut metrics = vec![
+            exit("port_read", stats.port_reads),
+            exit("port_write", stats.port_writes),
+            exit("memory_read", stats.memory_reads),
+            exit("memory_write", stats.memory_writes),
+            exit("interruption", stats.interruptions),
+            Metric {
+                kind: "counter",
+                ..Metric::gauge("resets_total", stats.resets as f64)
+            },
+        ];
+        for (disk, block) in &self.counters.blocks {
+            for (name, counter) in [
+                ("block_reads_total", &block.reads),
+                ("block_read_bytes_total", &block.read_bytes),
+                ("block_writes_total", &block.writes),
+                ("block_written_bytes_total", &block.written_bytes),
+                ("block_flushes_total", &block.flushes),
+                ("block_discards_total", &block.discards),
+                ("block_errors_total", &block.errors),
+            ] {
+                let value = counter.load(std::sync::atomic::Ordering::Relaxed);
+                metrics.push(Metric::counter(name, ("disk", disk), value));
+            }
+        }
+        if let Some(net) = &self.counters.net {
+            for (name, direction, counter) in [
+                ("net_frames_total", "from_guest", &net.from_guest),
+                ("net_bytes_total", "from_guest", &net.from_guest_bytes),
+                ("net_frames_total", "to_guest", &net.to_guest),
+                ("net_bytes_total", "to_guest", &net.to_guest_bytes),
+            ] {
+                metrics.push(Metric::counter(
+                    name,
+                    ("direction", direction),
+                    counter.get(),
+                ));
+            }
+            let dropped = Metric::gauge("net_dropped_total", net.dropped.get() as f64);
+            metrics.push(Metric {
+                kind: "counter",
+                ..dropped
+            });
+        }
+        Ok(metrics)
     }
 }
 
@@ -55,11 +156,11 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
         payload,
         console,
         control,
-        ..
+        place,
     } = machine;
     let config = Config {
         cpus: spec.cpus,
-        max_cpus: spec.cpus,
+        max_cpus: spec.max_cpus,
         memory: MemoryConfig {
             size: spec.memory.next_multiple_of(MEMORY_UNIT),
             hotplug: 0,
@@ -69,18 +170,34 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
         kernel_cache: kernel_cache(),
         smbios: Smbios {
             uuid: spec.uuid.into_bytes(),
-            ..Smbios::default()
+            serial: String::new(),
+            strings: spec.strings.clone(),
         },
         sandbox: spec.sandbox,
     };
+    let mut counters = Counters::default();
+    let mut devices = devices(&spec, &root.disk, &data, &mut counters)?;
+    // Ends with this function.
+    let mut helper = None;
+    if let Some(peer) = peer(&spec, &place, &mut helper)? {
+        let on_start: OnStart = Arc::new(|_| Ok(()));
+        let mtu = (spec.network == Network::User).then_some(MTU);
+        let config = net::Config {
+            mac: spec.mac(),
+            mtu,
+        };
+        let device = Net::new("net", config, peer, &on_start).context("the network device")?;
+        counters.net = Some(device.stats());
+        devices.push(Box::new(device));
+    }
     let parts = Parts {
-        devices: devices(&spec, &root.disk, &data)?,
+        devices,
         serial: Box::new(console.output()),
     };
     let mut vm = Vm::new(config, parts)?;
     let handle = vm.handle();
     console.set_input(typist(handle.clone())?);
-    control.set_guest(Arc::new(Running(handle)));
+    control.set_guest(Arc::new(Running { handle, counters }));
     teller.tell(&Event::Started);
     let end = match until_the_end(&mut vm, &spec, &root.disk) {
         Ok(exit) => exit.into(),
@@ -119,6 +236,7 @@ fn devices(
     spec: &Spec,
     root: &Arc<dyn Backend>,
     data: &[Arc<dyn Backend>],
+    counters: &mut Counters,
 ) -> anyhow::Result<Vec<Box<dyn VirtioDevice>>> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     for (n, disk) in std::iter::once(root).chain(data).enumerate() {
@@ -130,12 +248,37 @@ fn devices(
             on_thread: None,
         };
         let block = Block::new(Arc::clone(disk), options).context("a disk")?;
+        let name = crate::vms::block::serial(n);
+        counters.blocks.push((name, Arc::clone(block.metrics())));
         devices.push(Box::new(block));
     }
     let on_start: OnStart = Arc::new(|_| Ok(()));
     let rng = Rng::new("rng", &on_start).context("the entropy device")?;
     devices.push(Box::new(rng));
     Ok(devices)
+}
+
+/// What the guest's interface leads to.
+fn peer(
+    spec: &Spec,
+    place: &Place,
+    helper: &mut Option<passt::Passt>,
+) -> anyhow::Result<Option<Peer>> {
+    match &spec.network {
+        Network::None => Ok(None),
+        Network::Tap(name) => {
+            let fds = tap::open(name, 1)
+                .with_context(|| format!("--network tap:{name}: cannot use the interface"))?;
+            Ok(Some(Peer::Tap(fds)))
+        }
+        Network::User => {
+            let (ours, theirs) = UnixStream::pair()?;
+            let log = place.state.join("passt.log");
+            let forwards = spec.all_forwards();
+            *helper = Some(passt::start(theirs.into(), &forwards, MTU, &log)?);
+            Ok(Some(Peer::Passt(ours)))
+        }
+    }
 }
 
 /// Where decompressed kernels are kept.

@@ -5,10 +5,12 @@
 //! the lock on the folder as standard output. It opens the disks, waits for
 //! the word to start, runs the guest, and clears up.
 
+mod api;
 mod console;
 mod control;
 mod kvm;
 mod nbd;
+mod passt;
 mod qemu;
 mod qmp;
 
@@ -121,7 +123,10 @@ fn prepare(
 ) -> anyhow::Result<Prepared> {
     let root = block::open_root(&spec, &place)?;
     let data = spec.disks.iter().map(block::open_data);
-    let data = data.collect::<anyhow::Result<Vec<_>>>()?;
+    let mut data = data.collect::<anyhow::Result<Vec<_>>>()?;
+    if spec.seed {
+        data.push(block::open_seed(&spec, &place)?);
+    }
     let disk = Arc::new(block::Disk(Arc::clone(&root.disk)));
     let payload = Payload::load(&spec.boot, disk, root.fresh)?;
     let least = payload.least_memory()?.max(LEAST_MEMORY);
@@ -136,7 +141,8 @@ fn prepare(
         &place.runtime.join("console.sock"),
         &place.state.join("console.log"),
     )?;
-    let control = Arc::new(Control::default());
+    let control = Arc::new(Control::new(&spec));
+    api::serve(&place.runtime.join("control.sock"), Arc::clone(&control))?;
     let start = listen(receiver, Arc::clone(&control))?;
     on_signals(Arc::clone(&control))?;
     teller.tell(&Event::Prepared);
@@ -155,19 +161,23 @@ fn prepare(
 }
 
 /// Does what the command that started this process says; when it is gone, so
-/// is the machine.
+/// is the machine, unless the command said otherwise.
 fn listen(mut receiver: Receiver, control: Arc<Control>) -> io::Result<mpsc::Receiver<()>> {
     let (start, started) = mpsc::channel();
     thread::Builder::new().name("link".into()).spawn(move || {
+        let mut detached = false;
         while let Ok(Some(command)) = receiver.next::<Command>() {
             match command {
+                Command::Detach => detached = true,
                 Command::Start => drop(start.send(())),
                 Command::PowerButton => control.power_button(),
                 Command::Kill => control.kill(),
             }
         }
         drop(start);
-        control.kill();
+        if !detached {
+            control.kill();
+        }
     })?;
     Ok(started)
 }

@@ -16,18 +16,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use bootwright_vmm::boot::Blob;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::control::Guest;
+use super::control::{Guest, Metric, Status};
 use super::qmp::Qmp;
-use super::{Prepared, Teller, nbd};
+use super::{Prepared, Teller, nbd, passt};
 use crate::vms::accel::{QEMU, find_program};
 use crate::vms::block::serial;
 use crate::vms::events::Event;
 use crate::vms::exit::End;
+use crate::vms::network::Network;
 
 /// How long QEMU may take until it can be talked to.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The largest packet of a guest behind passt, which likes them large.
+const MTU: u16 = 65_520;
 
 /// Kernel arguments for a machine so slow that the guest's usual time limits
 /// for services and devices may not do.
@@ -44,12 +48,62 @@ impl Guest for Running {
     fn kill(&self) -> anyhow::Result<()> {
         self.0.execute("quit", json!({})).map(drop)
     }
+
+    fn pause(&self) -> anyhow::Result<()> {
+        self.0.execute("stop", json!({})).map(drop)
+    }
+
+    fn resume(&self) -> anyhow::Result<()> {
+        self.0.execute("cont", json!({})).map(drop)
+    }
+
+    fn set_cpus(&self, _count: u8) -> anyhow::Result<()> {
+        bail!("an emulated machine keeps the processors that it has; this needs --accel kvm")
+    }
+
+    fn status(&self) -> anyhow::Result<(Status, u8)> {
+        let status = self.0.execute("query-status", json!({}))?;
+        let status = match status.get("status").and_then(Value::as_str) {
+            Some("running") => Status::Running,
+            Some("paused") => Status::Paused,
+            _ => Status::Stopped,
+        };
+        let cpus = self.0.execute("query-cpus-fast", json!({}))?;
+        let cpus = cpus.as_array().map_or(0, Vec::len);
+        Ok((status, u8::try_from(cpus).unwrap_or(u8::MAX)))
+    }
+
+    fn stages(&self) -> Vec<(&'static str, Duration)> {
+        Vec::new()
+    }
+
+    fn metrics(&self) -> anyhow::Result<Vec<Metric>> {
+        let blocks = self.0.execute("query-blockstats", json!({}))?;
+        let mut metrics = Vec::new();
+        let blocks = blocks.as_array().map(Vec::as_slice).unwrap_or_default();
+        for (n, block) in blocks.iter().enumerate() {
+            for (name, field) in [
+                ("block_reads_total", "rd_operations"),
+                ("block_read_bytes_total", "rd_bytes"),
+                ("block_writes_total", "wr_operations"),
+                ("block_written_bytes_total", "wr_bytes"),
+                ("block_flushes_total", "flush_operations"),
+                ("block_discards_total", "unmap_operations"),
+            ] {
+                let value = block.pointer(&format!("/stats/{field}"));
+                let value = value.and_then(Value::as_u64).unwrap_or(0);
+                metrics.push(Metric::counter(name, ("disk", &serial(n)), value));
+            }
+        }
+        Ok(metrics)
+    }
 }
 
 /// Runs the machine to its end.
 pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
     let dir = &machine.place.runtime;
     let mut command = command(&machine)?;
+    let net = network(&machine, &mut command)?;
     let (ours, theirs) = UnixStream::pair()?;
     let theirs = OwnedFd::from(theirs);
     let errors = machine.place.state.join("qemu.log");
@@ -66,8 +120,18 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
         .with_context(|| format!("cannot run {QEMU}"))?;
     // It holds our end of the socket otherwise.
     drop(command);
-    let qmp = connect(&listener, &mut child);
-    let qmp = match qmp.and_then(Qmp::new) {
+    // Lives as long as QEMU does.
+    let mut helper = None;
+    let qmp = connect(&listener, &mut child).and_then(|qmp| {
+        if let Some(listener) = &net {
+            let socket = connect(listener, &mut child)?;
+            let forwards = machine.spec.all_forwards();
+            let log = machine.place.state.join("passt.log");
+            helper = Some(passt::start(socket.into(), &forwards, MTU, &log)?);
+        }
+        Qmp::new(qmp)
+    });
+    let qmp = match qmp {
         Ok(qmp) => Arc::new(qmp),
         Err(error) => {
             let _ = child.kill();
@@ -204,6 +268,11 @@ fn command(machine: &Prepared) -> anyhow::Result<Command> {
             .arg("-device")
             .arg(format!("virtio-blk-pci,drive=disk{n},serial={}", serial(n)));
     }
+    for text in &spec.strings {
+        command
+            .arg("-smbios")
+            .arg(format!("type=11,value={}", text.replace(',', ",,")));
+    }
     let kernel = as_file(&payload.kernel, dir.join("kernel"))?;
     command.arg("-kernel").arg(kernel);
     if let Some(initrd) = &payload.initrd {
@@ -218,6 +287,35 @@ fn command(machine: &Prepared) -> anyhow::Result<Command> {
         command.arg("-no-reboot");
     }
     Ok(command)
+}
+
+/// The guest's interface. What listens for QEMU to connect it to passt, if
+/// that is where it leads.
+fn network(machine: &Prepared, command: &mut Command) -> anyhow::Result<Option<UnixListener>> {
+    let spec = &machine.spec;
+    let mac = spec.mac().map(|b| format!("{b:02x}")).join(":");
+    let mut listening = None;
+    let (netdev, mtu) = match &spec.network {
+        Network::None => return Ok(None),
+        Network::Tap(name) => (format!("tap,ifname={name},script=no,downscript=no"), ""),
+        Network::User => {
+            let socket = machine.place.runtime.join("net.sock");
+            let _ = fs::remove_file(&socket);
+            let listener = UnixListener::bind(&socket)
+                .with_context(|| format!("cannot listen at {}", socket.display()))?;
+            listening = Some(listener);
+            let path = escaped(&socket)?;
+            (
+                format!("stream,server=off,addr.type=unix,addr.path={path}"),
+                ",host_mtu=65520",
+            )
+        }
+    };
+    command.arg("-netdev").arg(format!("{netdev},id=net"));
+    command
+        .arg("-device")
+        .arg(format!("virtio-net-pci,netdev=net,mac={mac}{mtu}"));
+    Ok(listening)
 }
 
 /// A file that holds what the blob does; QEMU takes nothing else.
