@@ -58,7 +58,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => commands::inspect::run(&args, &interrupt),
         Command::Push(args) => commands::push::run(&args, &interrupt),
         Command::Serve(args) => commands::serve::run(&args, &interrupt),
-        Command::Cache(args) => commands::cache::run(&args.command),
+        Command::Cache(args) => commands::cache::run(&args.command, &interrupt),
         Command::Completion { shell } => commands::completion(shell),
     };
     match result {

@@ -508,6 +508,32 @@ fn an_interrupted_build_leaves_nothing() {
 }
 
 #[test]
+fn an_interrupt_ends_a_check_of_the_store() {
+    let case = Case::new();
+    let data = pseudo_random(10 << 20);
+    let mut layout = case.layout();
+    for n in 0..40 {
+        let tar = base().file(&format!("file-{n}"), &data).finish();
+        layout = layout.layer(&tar, Compression::None);
+    }
+    layout.tag("v1");
+    ok(&mut case.build());
+    // Too early, and nobody listens; too late, and it is done.
+    let interrupted = |milliseconds| {
+        let mut program = bootwright(&case.at("store"));
+        program.args(["cache", "verify"]);
+        let mut child = program.stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+        ok(command(&["sh", "-c", "kill -INT $0 2>/dev/null || true"]).arg(child.id().to_string()));
+        child.wait().unwrap().code() == Some(130)
+    };
+    assert!([20, 40, 80, 160, 320].into_iter().any(interrupted));
+    // Nothing of it was taken for damage.
+    let said = ok(bootwright(&case.at("store")).args(["cache", "ls", "--quiet"]));
+    assert_eq!(said.lines().count(), 40);
+}
+
+#[test]
 fn what_a_format_cannot_do_is_said_before_the_work() {
     let case = Case::new();
     for (arguments, words) in [

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "../../../builder/image/tests/common/mod.rs"]
+mod servers;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,6 +15,7 @@ use std::process::Command;
 use common::images::{application, base};
 use common::layout::{Compression, Layout, sha256};
 use common::{bootwright, command, ok, root};
+use servers::registry::{Registry, Setup};
 
 fn image(dir: &Path, compression: Compression) -> Layout {
     let layout = Layout::new(dir)
@@ -36,13 +39,18 @@ const OPTIONS: [&str; 10] = [
 ];
 
 /// Builds and gives the digest of the disk.
-fn build(mut command: Command, image: &str, out: &Path) -> String {
+fn build(command: Command, image: &str, out: &Path) -> String {
+    build_only(command, image, out);
+    sha256(&fs::read(out).unwrap())
+}
+
+/// Builds where the disk may have another name out here.
+fn build_only(mut command: Command, image: &str, out: &Path) {
     ok(command
         .args(["build", image, "--force"])
         .args(OPTIONS)
         .arg("-o")
         .arg(out));
-    sha256(&fs::read(out).unwrap())
 }
 
 #[test]
@@ -69,6 +77,16 @@ fn the_environment_leaves_no_trace() {
         build(other, &reference, &out),
         "time zone, locale, folder, threads"
     );
+
+    // Another day, also for the image's own files.
+    for path in [&layout.dir.join("index.json"), &layout.dir] {
+        ok(command(&["touch", "-d", "2001-02-03"]).arg(path));
+    }
+    let mut faked = command(&["faketime", "-f", "2011-11-11 11:11:11"]);
+    faked
+        .env("BOOTWRIGHT_STORE", work.path().join("store4"))
+        .arg(env!("CARGO_BIN_EXE_bootwright"));
+    assert_eq!(cold, build(faked, &reference, &out), "clock");
 
     let mut masked = Command::new("sh");
     masked
@@ -120,6 +138,27 @@ fn all_sources_of_an_image_give_the_same_disk() {
             build(bootwright(&store), &reference, &out),
             "{transport}"
         );
+    }
+    let registry = Registry::start(&Setup::default());
+    for (name, format) in [("oci", "oci"), ("docker", "v2s2")] {
+        let reference = format!("docker://{}/{name}:v1", registry.host());
+        ok(&mut command(&[
+            "skopeo",
+            "copy",
+            "--insecure-policy",
+            "-q",
+            "--dest-tls-verify=false",
+            "--format",
+            format,
+            &gzip,
+            &reference,
+        ]));
+        let mut program = Command::new("sh");
+        program
+            .args(["-c", "exec \"$0\" \"$@\" --tls-verify=false"])
+            .arg(env!("CARGO_BIN_EXE_bootwright"))
+            .env("BOOTWRIGHT_STORE", at(&format!("store-{name}")));
+        assert_eq!(want, build(program, &reference, &out), "registry, {format}");
     }
 }
 
@@ -242,27 +281,40 @@ fn an_ordinary_user_without_capabilities_builds_the_same_disk() {
         "ordinary user"
     );
 
-    // The same in a container without privileges: own user, mount, network
-    // and process namespaces, and no way to mount or make devices.
+    // The same in a container that this user starts: a root of its own with
+    // nothing in it but libraries, all namespaces new, no /proc, no /etc.
     let mut contained = command(&[
         "setpriv",
         "--reuid=4321",
         "--regid=4321",
         "--clear-groups",
-        "--no-new-privs",
-        "unshare",
-        "--user",
-        "--map-current-user",
-        "--mount",
-        "--net",
-        "--ipc",
-        "--pid",
-        "--fork",
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+        "bwrap",
+        "--unshare-all",
+        "--cap-drop",
+        "ALL",
+        "--die-with-parent",
+        "--clearenv",
+        "--ro-bind",
+        "/usr",
+        "/usr",
+        "--symlink",
+        "usr/lib",
+        "/lib",
+        "--symlink",
+        "usr/lib64",
+        "/lib64",
     ]);
-    contained.arg(&program).env_clear().env("HOME", &home);
-    assert_eq!(
-        want,
-        build(contained, &reference, &home.join("disk2.raw")),
-        "container"
-    );
+    for (option, from, to) in [
+        ("--ro-bind", &program, "/bootwright"),
+        ("--ro-bind", &at("image"), "/image"),
+        ("--bind", &home, "/home"),
+    ] {
+        contained.arg(option).arg(from).arg(to);
+    }
+    contained.args(["--setenv", "HOME", "/home", "/bootwright"]);
+    build_only(contained, "oci:/image:v1", Path::new("/home/contained.raw"));
+    let disk = fs::read(home.join("contained.raw")).unwrap();
+    assert_eq!(want, sha256(&disk), "container");
 }

@@ -9,6 +9,7 @@ use bootwright_image::store::{PrunePolicy, Store};
 use serde::Serialize;
 
 use crate::args::{ByteSize, CacheCommand, OutputArgs, StoreArgs};
+use crate::interrupt::Interrupt;
 use crate::progress::Messages;
 
 #[derive(Debug, Serialize)]
@@ -44,7 +45,10 @@ struct VerifyReport {
 }
 
 /// Runs the command.
-pub(crate) fn run(command: &CacheCommand) -> anyhow::Result<()> {
+pub(crate) fn run(command: &CacheCommand, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let open = |args: &StoreArgs| -> anyhow::Result<Store> {
+        Ok(Store::open(args.store.as_deref())?.interruptible(interrupt.shared()))
+    };
     match command {
         CacheCommand::Ls { store, output } => list(&open(store)?, output),
         CacheCommand::Prune {
@@ -63,10 +67,6 @@ pub(crate) fn run(command: &CacheCommand) -> anyhow::Result<()> {
         }
         CacheCommand::Verify { store, output } => verify(&open(store)?, output),
     }
-}
-
-fn open(args: &StoreArgs) -> anyhow::Result<Store> {
-    Ok(Store::open(args.store.as_deref())?)
 }
 
 fn list(store: &Store, output: &OutputArgs) -> anyhow::Result<()> {
