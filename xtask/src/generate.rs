@@ -1,5 +1,5 @@
-//! Files that are made of the code and kept in the repository: man pages and
-//! shell completions.
+//! Files that are made of the code and kept in the repository: man pages,
+//! shell completions and the definitions of the custom resources.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,25 +10,35 @@ use xshell::{Shell, cmd};
 
 use crate::{paths, proc};
 
-/// Where they are kept.
-const KEPT: &str = "docs/generated";
+/// What is kept: the example that writes it to a folder, its crate, and where.
+const KEPT: [(&str, &str, &str); 2] = [
+    ("generate", "bootwright", "docs/generated"),
+    ("crds", "bootwright-controller", "templates/cluster/crds"),
+];
 
 /// Writes the generated files; with `check`, only compares and fails if any
 /// would change.
 pub(crate) fn run(check: bool) -> Result<()> {
-    let fresh = tempfile::tempdir()?;
     let sh = Shell::new()?;
     sh.change_dir(paths::workspace());
-    let dir = fresh.path();
-    proc::run(cmd!(
-        sh,
-        "cargo run --quiet --locked --package bootwright --example generate -- {dir}"
-    ))?;
-    let kept = paths::workspace().join(KEPT);
-    let (new, old) = (files(dir)?, files(&kept)?);
-    if check {
-        return compare(&new, &old);
+    for (example, package, kept) in KEPT {
+        let fresh = tempfile::tempdir()?;
+        let dir = fresh.path();
+        proc::run(cmd!(
+            sh,
+            "cargo run --quiet --locked --package {package} --example {example} -- {dir}"
+        ))?;
+        let (new, old) = (files(dir)?, files(&paths::workspace().join(kept))?);
+        match check {
+            true => compare(kept, &new, &old)?,
+            false => replace(kept, new, &old)?,
+        }
     }
+    Ok(())
+}
+
+fn replace(kept: &str, new: Files, old: &Files) -> Result<()> {
+    let kept = paths::workspace().join(kept);
     for path in old.keys().filter(|path| !new.contains_key(*path)) {
         fs::remove_file(kept.join(path))?;
     }
@@ -42,7 +52,7 @@ pub(crate) fn run(check: bool) -> Result<()> {
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
-fn compare(new: &Files, old: &Files) -> Result<()> {
+fn compare(kept: &str, new: &Files, old: &Files) -> Result<()> {
     let mut changed: Vec<_> = new
         .iter()
         .filter(|(path, bytes)| old.get(*path) != Some(bytes))
@@ -53,7 +63,7 @@ fn compare(new: &Files, old: &Files) -> Result<()> {
     changed.sort();
     if !changed.is_empty() {
         bail!(
-            "run `cargo xtask generate` and commit; out of date in {KEPT}: {}",
+            "run `cargo xtask generate` and commit; out of date in {kept}: {}",
             changed.join(", ")
         );
     }
@@ -94,8 +104,8 @@ mod tests {
         };
         let old = files(&[("same", "1"), ("changed", "1"), ("left-over", "1")]);
         let new = files(&[("same", "1"), ("changed", "2"), ("new", "1")]);
-        let error = compare(&new, &old).unwrap_err().to_string();
+        let error = compare("docs", &new, &old).unwrap_err().to_string();
         assert!(error.ends_with("changed, left-over, new"), "{error}");
-        compare(&new, &new).unwrap();
+        compare("docs", &new, &new).unwrap();
     }
 }

@@ -49,7 +49,7 @@ enum Command {
     Lab(lab::Options),
     /// Measure speed and memory
     Bench(bench::Options),
-    /// Write the man pages and completions that are kept in the repository
+    /// Write the man pages, completions and definitions kept in the repository
     Generate {
         /// Write nothing; fail if a file would change
         #[arg(long)]

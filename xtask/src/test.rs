@@ -22,7 +22,7 @@ pub(crate) enum Part {
     Fmt,
     /// clippy has nothing to say
     Clippy,
-    /// Man pages and completions are up to date
+    /// Man pages, completions and definitions are up to date
     Generated,
     /// Unit, property and integration tests of all crates
     Unit,
