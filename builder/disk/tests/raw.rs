@@ -5,12 +5,13 @@
 mod common;
 
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bootwright_disk::reader::data_len;
 use bootwright_disk::sink::{self, Format, Options, SinkError, Target};
+use bootwright_disk::{Extent, PlanBuilder, PlanReader, Source, SourceId, SourceKind};
 use common::{Piece, Sample, What, forced, nasty, samples, write};
 use proptest::prelude::*;
 
@@ -63,6 +64,47 @@ fn zeros_take_no_space() {
     let metadata = path.metadata().unwrap();
     assert_eq!(metadata.len(), 200 << 30);
     assert!(metadata.blocks() * 512 <= 64 << 10, "{}", metadata.blocks());
+}
+
+#[test]
+fn holes_of_a_pack_stay_holes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, len) = (dir.path().join("pack"), 8 << 20);
+    let pack = std::fs::File::create(&path).unwrap();
+    pack.set_len(len).unwrap();
+    pack.write_all_at(&vec![7; 1 << 20], 3 << 20).unwrap();
+    pack.write_all_at(b"x", 6 << 20).unwrap();
+    let source = Source {
+        kind: SourceKind::Pack {
+            diff_id: "sha256:0".into(),
+        },
+        path: path.clone(),
+        len,
+    };
+    let mut builder = PlanBuilder::new(vec![source]);
+    // From the middle of a hole, and to the end in one.
+    builder.put(Extent::source(1 << 20, len - 4096, SourceId(0), 4096));
+    let disk = PlanReader::new(builder.finish(16 << 20).unwrap());
+    let to = dir.path().join("disk.raw");
+    let told = AtomicU64::new(0);
+    let report = sink::write(
+        &disk,
+        Target::Path(to.clone()),
+        Format::Raw,
+        &forced(),
+        &|bytes| {
+            told.fetch_add(bytes, Ordering::Relaxed);
+        },
+        &AtomicBool::new(false),
+    )
+    .unwrap();
+    assert_eq!(told.into_inner(), report.data);
+    let mut expected = vec![0; 16 << 20];
+    let pack = std::fs::read(&path).unwrap();
+    expected[1 << 20..][..(8 << 20) - 4096].copy_from_slice(&pack[4096..]);
+    assert!(std::fs::read(&to).unwrap() == expected);
+    let used = to.metadata().unwrap().blocks() * 512;
+    assert!(used <= (1 << 20) + (64 << 10), "{used}");
 }
 
 #[test]

@@ -13,7 +13,9 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, copy_file_range, fadvise, fallocate, open};
+use rustix::fs::{
+    Advice, FallocateFlags, Mode, OFlags, copy_file_range, fadvise, fallocate, open, seek,
+};
 use rustix::io::Errno;
 
 use super::staged::Staged;
@@ -259,13 +261,28 @@ impl<'a> Output<'a> {
     /// Has the kernel copy a run; returns how much of it the kernel did.
     fn copy_file(&mut self, disk: &dyn ReadAt, run: &FileRun) -> Result<u64, SinkError> {
         let mut done = 0;
+        // Up to where of the run the file is known to have data.
+        let mut data = 0;
         while done < run.len {
             self.monitor.check()?;
+            if done == data {
+                let left = run.len - done;
+                match hole_or_data(&run.file, run.offset + done, left) {
+                    Next::Hole(len) => {
+                        self.zeros(len)?;
+                        self.monitor.done(len);
+                        done += len;
+                        data = done;
+                        continue;
+                    }
+                    Next::Data(len) => data = done + len,
+                }
+            }
             let Some(file) = self.as_file() else {
                 break;
             };
             let (mut from, mut to) = (run.offset + done, self.position);
-            let len = (run.len - done).min(KERNEL_CHUNK);
+            let len = (data - done).min(KERNEL_CHUNK);
             match copy_file_range(
                 &*run.file,
                 Some(&mut from),
@@ -389,5 +406,28 @@ impl<'a> Output<'a> {
             }
             Err(e) => Err(SinkError::io(self.name, e)),
         }
+    }
+}
+
+/// What a file has at a place.
+enum Next {
+    Hole(u64),
+    Data(u64),
+}
+
+/// Whether there is a hole or data in the `len` bytes from `offset` on, and
+/// how long that is. Where the file system cannot tell, all is data. A file
+/// that is shorter than it was counts as a hole, too: its run is checked after
+/// it was copied.
+fn hole_or_data(file: &File, offset: u64, len: u64) -> Next {
+    let end = offset + len;
+    match seek(file, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(data) if data > offset => Next::Hole(data.min(end) - offset),
+        Ok(_) => match seek(file, rustix::fs::SeekFrom::Hole(offset)) {
+            Ok(hole) if hole > offset => Next::Data(hole.min(end) - offset),
+            Ok(_) | Err(_) => Next::Data(len),
+        },
+        Err(Errno::NXIO) => Next::Hole(len),
+        Err(_) => Next::Data(len),
     }
 }
