@@ -13,6 +13,7 @@ mod lab;
 mod paths;
 mod proc;
 mod referees;
+mod registries;
 mod setup;
 mod test;
 

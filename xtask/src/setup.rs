@@ -47,6 +47,8 @@ impl Purpose {
                 "attr",
                 "binutils",
                 "bubblewrap",
+                "buildah",
+                "curl",
                 "docker-registry",
                 "dmidecode",
                 "dosfstools",
@@ -71,7 +73,14 @@ impl Purpose {
                 "zstd",
             ],
             Self::Lab => &["debian-archive-keyring", "qemu-system-x86", "xz-utils"],
-            Self::Bench => &["e2fsprogs", "qemu-utils", "umoci"],
+            Self::Bench => &[
+                "docker-registry",
+                "e2fsprogs",
+                "qemu-utils",
+                "skopeo",
+                "umoci",
+                "zstd",
+            ],
         }
     }
 }

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use xshell::{Shell, cmd};
 
 use crate::setup::{self, Purpose};
-use crate::{book, demo, generate, image, lab, paths, proc, referees};
+use crate::{book, demo, generate, image, lab, paths, proc, referees, registries};
 
 /// The version of cargo-deny that deny.toml is written for.
 const CARGO_DENY: &str = "0.20.2";
@@ -91,6 +91,9 @@ fn run_part(part: Part) -> Result<()> {
         Part::Generated => generate::run(true),
         Part::Unit => {
             sh.set_var(IMAGE_VARIABLE, image::debian()?.reference);
+            for (variable, program) in registries::variables()? {
+                sh.set_var(variable, program);
+            }
             proc::run(cmd!(
                 sh,
                 "cargo test --workspace --locked --quiet --no-fail-fast"

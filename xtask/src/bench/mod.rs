@@ -3,6 +3,7 @@
 
 mod floor;
 mod measure;
+mod push;
 mod report;
 mod synthetic;
 
@@ -60,6 +61,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
     let mut report = Report::new(bench.runs)?;
     bench.debian(&image, &mut report)?;
+    push::run(&bench, &image, &mut report)?;
     bench.synthetic(&format!("oci:{}:synthetic", layout.display()), &mut report)?;
 
     let json = report.json()?;

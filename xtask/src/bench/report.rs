@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
@@ -42,6 +43,17 @@ pub(super) struct Measure {
     peak_bytes: u64,
 }
 
+impl Measure {
+    /// The numbers alone.
+    pub(super) fn sample(&self) -> Sample {
+        Sample {
+            wall: Duration::from_secs_f64(self.seconds),
+            cpu: Duration::from_secs_f64(self.cpu_seconds),
+            peak: self.peak_bytes,
+        }
+    }
+}
+
 /// The largest value that is good enough.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -52,6 +64,8 @@ pub(super) enum Target {
     Milliseconds(u32),
     /// Resident memory.
     Mebibytes(u32),
+    /// Bytes, or things, that were counted.
+    Count(u64),
 }
 
 /// A result beside its target.
@@ -68,6 +82,7 @@ impl Row {
         let most = match target {
             Target::Ratio(most) => most,
             Target::Milliseconds(most) | Target::Mebibytes(most) => f64::from(most),
+            Target::Count(most) => most as f64,
         };
         Self {
             name: name.into(),
@@ -90,12 +105,17 @@ impl Row {
         Self::new(name, mebibytes, Target::Mebibytes(most))
     }
 
+    pub(super) fn count(name: &str, number: u64, most: u64) -> Self {
+        Self::new(name, number as f64, Target::Count(most))
+    }
+
     fn cells(&self) -> [String; 4] {
         let value = self.value;
         let (value, target) = match self.target {
             Target::Ratio(most) => (format!("{value:.2}"), format!("{most:.2}")),
             Target::Milliseconds(most) => (format!("{value:.0} ms"), format!("{most} ms")),
             Target::Mebibytes(most) => (format!("{value:.0} MiB"), format!("{most} MiB")),
+            Target::Count(most) => (format!("{value:.0}"), most.to_string()),
         };
         let met = if self.met { "yes" } else { "no" };
         [self.name.clone(), value, target, met.into()]
@@ -255,7 +275,6 @@ fn machine() -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_result_is_met_up_to_its_target() {
