@@ -2,8 +2,8 @@
 //!
 //! A plan may point at files that were added to the image's, as `--file` does.
 //! Those stay behind when a disk travels, so their content becomes one more
-//! pack: [`gather`] says which ranges of the disk it is and gives the plan
-//! over packs alone.
+//! pack: [`find`] says which ranges of the disk it is, [`only_packs`] gives the
+//! plan over packs alone.
 
 use std::collections::BTreeMap;
 
