@@ -56,6 +56,8 @@ impl Ports {
             }
             layout::GED_PORT => data.fill(self.events.take()),
             layout::SLEEP_STATUS_PORT => data.fill(0),
+            // Ready for a command: kernels wait for that before they reset.
+            I8042_COMMAND_PORT => data.fill(0),
             layout::PVPANIC_PORT => data.fill(PANICKED | CRASH_LOADED),
             layout::PCI_CONFIG_PORT..=0xcff => {
                 pci.read_port(port - layout::PCI_CONFIG_PORT, data);

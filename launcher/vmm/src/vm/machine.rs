@@ -14,6 +14,7 @@ use super::handle::{Command, ControlError, Shared, Status};
 use super::kvm::{self, KvmError};
 use super::vcpu::{Bus, Vcpu};
 use crate::arch::layout;
+use crate::arch::x86_64::reset;
 use crate::boot::{self, BootError};
 use crate::devices::SerialPort;
 use crate::devices::acpi::{EVENT_CPU, Events};
@@ -298,6 +299,7 @@ fn load(config: &Config, memory: &Memory, placement: &Placement) -> Result<u64, 
     write(&acpi::build(machine, layout::ACPI)?, layout::ACPI)?;
     let tables = smbios::build(&config.smbios, layout::SMBIOS)?;
     write(&tables, layout::SMBIOS)?;
+    write(&reset::code(acpi::RESET_VALUE), layout::RESET_VECTOR)?;
     let cache = config.kernel_cache.as_ref();
     Ok(boot::load(
         &config.boot,

@@ -8,6 +8,7 @@
 //!      0x0009_fc00  end of the memory that the map shows below 1 MiB
 //!      0x000e_0000  ACPI tables
 //!      0x000f_0000  SMBIOS
+//!      0x000f_fff0  code that resets
 //!      0x0010_0000  memory: kernel, initrd at the end
 //!      0xc000_0000  hole: BARs
 //!      0xe800_0000        ECAM
@@ -36,7 +37,9 @@ pub const ACPI_SIZE: u64 = 0x1_0000;
 /// SMBIOS entry point and structures; Linux scans `f0000` to `fffff`.
 pub const SMBIOS: u64 = 0xf_0000;
 /// Room for them.
-pub const SMBIOS_SIZE: u64 = 0x1_0000;
+pub const SMBIOS_SIZE: u64 = 0xfff0;
+/// Where firmware would be entered in real mode, at f000:fff0.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// Memory above the legacy area; kernel and initrd go there.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 
@@ -100,4 +103,4 @@ pub const MIN_MEMORY: u64 = 64 << 20;
 pub const MAX_MEMORY: u64 = 1 << 45;
 
 const _: () = assert!(BARS + BARS_SIZE <= ECAM && ECAM + ECAM_SIZE <= IOAPIC as u64);
-const _: () = assert!(ACPI + ACPI_SIZE == SMBIOS && SMBIOS + SMBIOS_SIZE == HIGH_MEMORY);
+const _: () = assert!(ACPI + ACPI_SIZE == SMBIOS && SMBIOS + SMBIOS_SIZE == RESET_VECTOR);
