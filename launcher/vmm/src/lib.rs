@@ -17,7 +17,7 @@ pub mod irq;
 mod log;
 pub mod memory;
 pub mod pci;
-mod sandbox;
+pub mod sandbox;
 pub mod smbios;
 pub mod virtio;
 pub mod vm;

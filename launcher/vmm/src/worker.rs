@@ -21,15 +21,22 @@ impl Worker {
     /// Starts the thread; `prepare` is what it does first.
     ///
     /// # Errors
-    /// If there can be no more threads.
-    pub fn start(prepare: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+    /// If there can be no more threads, or `prepare` fails.
+    pub fn start(prepare: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
+        let (prepared, result) = mpsc::channel();
         thread::Builder::new()
             .name("devices".into())
             .spawn(move || {
-                prepare();
-                queue.into_iter().for_each(|job| job());
+                let prepare = prepare();
+                let go = prepare.is_ok();
+                let _ = prepared.send(prepare);
+                if go {
+                    queue.into_iter().for_each(|job| job());
+                }
             })?;
+        let gone = |_| io::Error::other("the thread for devices has ended");
+        result.recv().map_err(gone)??;
         Ok(Self {
             jobs: Mutex::new(jobs),
         })
@@ -54,7 +61,7 @@ mod tests {
 
     #[test]
     fn results_come_back_from_the_other_thread() {
-        let worker = Worker::start(|| {}).unwrap();
+        let worker = Worker::start(|| Ok(())).unwrap();
         let here = thread::current().id();
         let there = worker.run(|| thread::current().id()).unwrap();
         assert_ne!(here, there);

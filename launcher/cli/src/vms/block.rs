@@ -7,7 +7,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
@@ -175,16 +175,20 @@ pub(crate) struct RootDisk {
     pub disk: Arc<dyn Backend>,
     /// Whether nobody has written to it.
     pub fresh: bool,
+    /// Folders of files that are opened when the guest reads them.
+    pub folders: Vec<PathBuf>,
 }
 
 /// Opens the disk that a machine boots from.
 pub(crate) fn open_root(spec: &Spec, place: &Place) -> anyhow::Result<RootDisk> {
+    let mut folders = Vec::new();
     let (base, id): (Arc<dyn Backend>, BaseId) = match &spec.root.base {
         Base::Plan => {
             let (plan, id) = stored_plan::load(plan_dir(spec, place))?;
             let disk = PlanDisk::new(plan).context(
                 "if the layer was removed from the store, remove the machine and run the image again",
             )?;
+            folders = disk.folders();
             (Arc::new(disk), id)
         }
         Base::File(path) => open_base(path)?,
@@ -201,6 +205,7 @@ pub(crate) fn open_root(spec: &Spec, place: &Place) -> anyhow::Result<RootDisk> 
         return Ok(RootDisk {
             disk: Arc::new(overlay),
             fresh: true,
+            folders,
         });
     }
     let path = place.state.join(OVERLAY);
@@ -211,6 +216,7 @@ pub(crate) fn open_root(spec: &Spec, place: &Place) -> anyhow::Result<RootDisk> 
     Ok(RootDisk {
         disk: Arc::new(overlay),
         fresh,
+        folders,
     })
 }
 

@@ -1,7 +1,9 @@
 //! A plan as a disk, read-only.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bootwright_disk::plan::{Content, Extent, Plan, SourceId, SourceKind};
@@ -18,6 +20,9 @@ const MAX_GAP: u64 = 4096;
 /// has at most 127 layers.
 const MAX_PACKS: usize = 512;
 
+/// How many folders are told apart by [`PlanDisk::folders`].
+const MAX_FOLDERS: usize = 64;
+
 /// A [`Plan`] over packs and host files.
 ///
 /// Packs are opened once, by [`PlanDisk::new`]; host files (a plan of a
@@ -30,6 +35,17 @@ pub struct PlanDisk {
     packs: Vec<Option<Arc<HostFile>>>,
     /// The host file that was read last: most reads continue it.
     last: Mutex<Option<(SourceId, Arc<HostFile>)>>,
+}
+
+/// Those that are in no other one; what is in a folder sorts after it.
+fn outermost(folders: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
+    let mut kept: Vec<PathBuf> = Vec::new();
+    for folder in folders {
+        if kept.last().is_none_or(|last| !folder.starts_with(last)) {
+            kept.push(folder.clone());
+        }
+    }
+    kept
 }
 
 impl PlanDisk {
@@ -68,6 +84,23 @@ impl PlanDisk {
     /// What an overlay over this disk remembers of it.
     pub fn identity(&self) -> BaseId {
         BaseId::of_plan(&self.plan)
+    }
+
+    /// Folders of the files that are opened only when they are read: a few,
+    /// with all below them.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        let late = self.plan.sources().iter().zip(&self.packs);
+        let late = late.filter(|(_, pack)| pack.is_none());
+        let parents = late.filter_map(|(source, _)| source.path.parent());
+        let mut folders: BTreeSet<PathBuf> = parents.map(Path::to_owned).collect();
+        loop {
+            let outermost = outermost(&folders);
+            if outermost.len() <= MAX_FOLDERS {
+                return outermost;
+            }
+            let up = |folder: &PathBuf| folder.parent().unwrap_or(folder).to_owned();
+            folders = outermost.iter().map(up).collect();
+        }
     }
 
     fn file(&self, id: SourceId) -> io::Result<Arc<HostFile>> {

@@ -30,6 +30,8 @@ pub enum Crash {
     Entry(u64),
     /// Running failed.
     Run(String),
+    /// A thread could not be confined.
+    Sandbox(String),
 }
 
 impl fmt::Display for Crash {
@@ -45,6 +47,7 @@ impl fmt::Display for Crash {
                 f,
                 "the processor refused to enter the guest (reason {reason:#x})"
             ),
+            Self::Sandbox(error) => write!(f, "a thread cannot be confined: {error}"),
             Self::Run(error) => write!(f, "KVM could not run the guest: {error}"),
         }
     }

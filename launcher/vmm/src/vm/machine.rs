@@ -27,7 +27,7 @@ use crate::pci::virtio::VirtioPci;
 use crate::pci::{PciBus, PciDevice, TooManyDevices};
 use crate::virtio::{Memory, VirtioDevice};
 use crate::worker::Worker;
-use crate::{acpi, smbios};
+use crate::{acpi, sandbox, smbios};
 
 /// A machine that cannot be made or run.
 #[derive(Debug, thiserror::Error)]
@@ -315,13 +315,10 @@ fn attach(
     devices: Vec<Box<dyn VirtioDevice>>,
     memory: &Memory,
     router: &Arc<KvmRouter>,
-    sandbox: bool,
+    confined: bool,
 ) -> Result<Vec<Arc<VirtioPci>>, VmError> {
-    let worker = Worker::start(move || {
-        if sandbox {
-            crate::sandbox::enter_devices();
-        }
-    });
+    let confine = sandbox::for_devices(confined, sandbox::Files::default());
+    let worker = Worker::start(move || confine("devices"));
     let worker = Arc::new(worker.map_err(host("a thread for devices"))?);
     let mut attached = Vec::with_capacity(devices.len());
     for (index, device) in devices.into_iter().enumerate() {

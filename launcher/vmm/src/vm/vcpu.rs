@@ -17,6 +17,7 @@ use super::stats::Stats;
 use crate::arch::x86_64::{cpuid, msr, regs};
 use crate::devices::ports::{Ports, Request};
 use crate::pci::PciBus;
+use crate::sandbox;
 
 /// `KVM_INTERNAL_ERROR_EMULATION`.
 const EMULATION: u32 = 1;
@@ -233,8 +234,17 @@ fn set_msrs(fd: &VcpuFd) -> Result<(), KvmError> {
 
 /// The thread: runs the guest and its accesses until told otherwise.
 fn run(mut fd: VcpuFd, control: &Control, bus: &Bus, events: &Sender<Event>) -> VcpuFd {
-    if bus.sandbox {
-        crate::sandbox::enter_vcpu();
+    if bus.sandbox
+        && let Err(error) = sandbox::vcpu_thread()
+    {
+        let crash = Crash::Sandbox(error.to_string());
+        let _ = events.send(Event::Exit(Exit::Crashed(crash)));
+        // Nothing but its end is left for it.
+        control.want(Wanted::Hold);
+        while control.may_run(|| {}) {
+            control.want(Wanted::Hold);
+        }
+        return fd;
     }
     loop {
         // The guest's clock is told that it was held, or its watchdog would

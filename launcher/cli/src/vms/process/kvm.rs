@@ -10,18 +10,18 @@ use anyhow::Context as _;
 use bootwright_vmm::block::Backend;
 use bootwright_vmm::boot::{BootSource, KernelCache};
 use bootwright_vmm::memory::MemoryConfig;
+use bootwright_vmm::sandbox;
 use bootwright_vmm::smbios::Smbios;
 use bootwright_vmm::virtio::Stats;
 use bootwright_vmm::virtio::VirtioDevice;
 use bootwright_vmm::virtio::block::{Block, BlockEngine, BlockMetrics, BlockOptions};
 use bootwright_vmm::virtio::net::{self, Net, Peer, tap};
 use bootwright_vmm::virtio::rng::Rng;
-use bootwright_vmm::virtio::worker::OnStart;
 use bootwright_vmm::vm::{self, Config, Exit, Handle, Parts, Vm};
 
 use super::control::{Guest, Metric, Status};
 use super::{Prepared, Teller, passt};
-use crate::vms::block::Disk;
+use crate::vms::block::{Disk, RootDisk};
 use crate::vms::events::Event;
 use crate::vms::exit::End;
 use crate::vms::kernel::Payload;
@@ -176,11 +176,11 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
         sandbox: spec.sandbox,
     };
     let mut counters = Counters::default();
-    let mut devices = devices(&spec, &root.disk, &data, &mut counters)?;
+    let mut devices = devices(&spec, &root, &data, &mut counters)?;
     // Ends with this function.
     let mut helper = None;
     if let Some(peer) = peer(&spec, &place, &mut helper)? {
-        let on_start: OnStart = Arc::new(|_| Ok(()));
+        let on_start = sandbox::for_devices(spec.sandbox, sandbox::Files::default());
         let mtu = (spec.network == Network::User).then_some(MTU);
         let config = net::Config {
             mac: spec.mac(),
@@ -234,25 +234,31 @@ fn source(payload: Payload) -> BootSource {
 
 fn devices(
     spec: &Spec,
-    root: &Arc<dyn Backend>,
+    root: &RootDisk,
     data: &[Arc<dyn Backend>],
     counters: &mut Counters,
 ) -> anyhow::Result<Vec<Box<dyn VirtioDevice>>> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
-    for (n, disk) in std::iter::once(root).chain(data).enumerate() {
+    let reads = sandbox::Files {
+        read: root.folders.clone(),
+        write: Vec::new(),
+    };
+    let reading = sandbox::for_devices(spec.sandbox, reads);
+    let on_start = sandbox::for_devices(spec.sandbox, sandbox::Files::default());
+    for (n, disk) in std::iter::once(&root.disk).chain(data).enumerate() {
+        let confine = Arc::clone(if n == 0 { &reading } else { &on_start });
         let options = BlockOptions {
             name: format!("block{n}"),
             serial: crate::vms::block::serial(n),
             queues: u16::from(spec.cpus.min(8)),
             engine: BlockEngine::Auto,
-            on_thread: None,
+            on_thread: Some(Arc::new(move || confine("block"))),
         };
         let block = Block::new(Arc::clone(disk), options).context("a disk")?;
         let name = crate::vms::block::serial(n);
         counters.blocks.push((name, Arc::clone(block.metrics())));
         devices.push(Box::new(block));
     }
-    let on_start: OnStart = Arc::new(|_| Ok(()));
     let rng = Rng::new("rng", &on_start).context("the entropy device")?;
     devices.push(Box::new(rng));
     Ok(devices)

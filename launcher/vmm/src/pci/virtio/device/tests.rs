@@ -29,7 +29,7 @@ impl Driver {
     fn new(device: Box<dyn VirtioDevice>) -> Self {
         let memory = memory(0x40_0000);
         let router = Arc::new(Recorder::default());
-        let worker = Arc::new(Worker::start(|| {}).unwrap());
+        let worker = Arc::new(Worker::start(|| Ok(())).unwrap());
         let device = VirtioPci::new(device, BAR, memory.clone(), router, worker).unwrap();
         Self {
             device: Arc::new(device),

@@ -1,0 +1,181 @@
+//! Guests of a few instructions on the real KVM: what ends them, what holds
+//! them, and that all threads end with them.
+//!
+//! They run where this user may use /dev/kvm, also where that is software and
+//! no stock kernel boots. `BOOTWRIGHT_TEST_KVM=1` makes its absence a failure.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod guest;
+
+use std::time::Duration;
+
+use bootwright_vmm::vm::{ControlError, Crash, Exit, Status};
+
+use guest::{Guest, HALT, limited, out, reachable};
+
+/// Ports of the machine (`arch::x86_64::layout`) and what guests write there.
+static POWER_OFF: [u8; 7] = out(0x601, 0x34);
+static RESET: [u8; 7] = out(0x603, 1);
+static PANIC: [u8; 7] = out(0x505, 1);
+const LETTER: [u8; 7] = out(0x3f8, b'x');
+/// `jmp` to the start of an instruction of seven bytes.
+const AGAIN: [u8; 2] = [0xeb, 0xf7];
+
+#[test]
+fn each_end_of_a_guest_is_told_apart() {
+    if !reachable() {
+        return;
+    }
+    for (code, exit) in [
+        (&POWER_OFF[..], Exit::PowerOff),
+        (&RESET[..], Exit::Reset),
+        (&PANIC[..], Exit::Panicked),
+    ] {
+        let ended = limited(move || Guest::new(code).make().run().unwrap());
+        assert_eq!(ended, exit);
+    }
+}
+
+#[test]
+fn a_guest_that_cannot_go_on_has_crashed() {
+    if !reachable() {
+        return;
+    }
+    // int3, with no handlers for anything.
+    let ended = limited(|| Guest::new(&[0xcc]).make().run().unwrap());
+    // A KVM without hardware gives up before the third fault.
+    let crashes = [Crash::TripleFault, Crash::Emulation].map(Exit::Crashed);
+    assert!(crashes.contains(&ended), "{ended:?}");
+}
+
+#[test]
+fn threads_end_with_their_guest_however_often() {
+    if !reachable() {
+        return;
+    }
+    // The one that ends the guest and the one that waits for it race.
+    for _ in 0..100 {
+        let ended = limited(|| Guest::new(&POWER_OFF).make().run().unwrap());
+        assert_eq!(ended, Exit::PowerOff);
+    }
+}
+
+#[test]
+fn a_reset_makes_a_fresh_machine_around_the_same_serial_port() {
+    if !reachable() {
+        return;
+    }
+    let guest = Guest::new(&[&LETTER[..], &RESET].concat());
+    let output = guest.output.clone();
+    limited(move || {
+        let mut vm = guest.make();
+        for _ in 0..20 {
+            assert_eq!(vm.run().unwrap(), Exit::Reset);
+            vm.reset().unwrap();
+        }
+        assert_eq!(vm.handle().stats().resets, 20);
+    });
+    assert_eq!(output.text(), "x".repeat(20));
+}
+
+#[test]
+fn a_held_guest_does_nothing_and_then_goes_on() {
+    if !reachable() {
+        return;
+    }
+    let guest = Guest::new(&[&LETTER[..], &AGAIN].concat());
+    limited(move || {
+        let mut vm = guest.make();
+        let handle = vm.handle();
+        let control = std::thread::spawn(move || {
+            let wait_for_more = |than: u64| {
+                while handle.serial_written() <= than {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            };
+            for _ in 0..20 {
+                wait_for_more(handle.serial_written());
+                handle.pause().unwrap();
+                assert_eq!(handle.status(), Status::Paused);
+                let before = handle.serial_written();
+                std::thread::sleep(Duration::from_millis(5));
+                assert_eq!(handle.serial_written(), before);
+                handle.resume().unwrap();
+                wait_for_more(before);
+            }
+            handle.pause().unwrap();
+            handle.kill().unwrap();
+            handle
+        });
+        assert_eq!(vm.run().unwrap(), Exit::Killed);
+        let handle = control.join().unwrap();
+        assert_eq!(handle.status(), Status::Stopped);
+        drop(vm);
+        assert!(matches!(handle.pause(), Err(ControlError::NotRunning)));
+    });
+}
+
+#[test]
+fn a_guest_that_sleeps_can_be_ended() {
+    if !reachable() {
+        return;
+    }
+    let guest = Guest::new(&[&LETTER[..], &HALT].concat());
+    limited(move || {
+        let mut vm = guest.make();
+        let handle = vm.handle();
+        let control = std::thread::spawn(move || {
+            while handle.serial_written() == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            handle.kill().unwrap();
+        });
+        assert_eq!(vm.run().unwrap(), Exit::Killed);
+        control.join().unwrap();
+    });
+}
+
+/// What /proc says of this process' threads called `name`.
+fn threads(name: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        let path = task.unwrap().path().join("status");
+        // Threads of other tests come and go.
+        let status = std::fs::read_to_string(path).unwrap_or_default();
+        if status.starts_with(&format!("Name:\t{name}\n")) {
+            found.push(status);
+        }
+    }
+    found
+}
+
+#[test]
+fn threads_are_confined_while_a_guest_runs() {
+    if !reachable() {
+        return;
+    }
+    // The third processor: no other test has one.
+    let mut guest = Guest::new(&[&LETTER[..], &AGAIN].concat());
+    (guest.config.cpus, guest.config.max_cpus) = (3, 3);
+    limited(move || {
+        let mut vm = guest.make();
+        let handle = vm.handle();
+        let control = std::thread::spawn(move || {
+            while handle.serial_written() == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // All of them have begun to run.
+            handle.pause().unwrap();
+            let found = threads("vcpu2");
+            handle.kill().unwrap();
+            found
+        });
+        assert_eq!(vm.run().unwrap(), Exit::Killed);
+        let found = control.join().unwrap();
+        assert_eq!(found.len(), 1);
+        for line in ["Seccomp:\t2", "NoNewPrivs:\t1", "CapEff:\t0000000000000000"] {
+            assert!(found[0].contains(line), "no `{line}` in {}", found[0]);
+        }
+    });
+}
