@@ -10,10 +10,7 @@ use xshell::{Shell, cmd};
 
 use crate::boot::{Accel, Guest};
 use crate::setup::Purpose;
-use crate::{image, paths, proc, setup};
-
-/// The target whose standard library can be linked statically.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+use crate::{binary, image, paths, proc, setup};
 
 /// How long after power-on the guest may take to answer, emulated on a slow
 /// and busy machine.
@@ -48,7 +45,7 @@ pub(crate) fn image_and_binary(steps: &mut Steps) -> Result<(image::Image, PathB
     );
     let (image, binary) = std::thread::scope(|scope| {
         let image = scope.spawn(|| timed(image::debian));
-        let binary = timed(static_binary);
+        let binary = timed(binary::build);
         (
             image.join().map_err(|_| anyhow!("the image's thread died")),
             binary,
@@ -72,19 +69,6 @@ pub(crate) fn image_and_binary(steps: &mut Steps) -> Result<(image::Image, PathB
         format!("static release binary, {size} MiB"),
     );
     Ok((image, binary))
-}
-
-/// Builds the binary as it is released: optimised, statically linked.
-pub(crate) fn static_binary() -> Result<PathBuf> {
-    let sh = Shell::new()?;
-    sh.change_dir(paths::workspace());
-    // With --target, build scripts and procedural macros are spared the flags.
-    sh.set_var("RUSTFLAGS", "-C target-feature=+crt-static");
-    proc::run(cmd!(
-        sh,
-        "cargo build --release --locked --target {TARGET} --package bootwright"
-    ))?;
-    Ok(paths::target().join(TARGET).join("release/bootwright"))
 }
 
 /// Builds a disk as an ordinary user, boots it, asks it a few questions and

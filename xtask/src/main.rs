@@ -4,6 +4,7 @@
 //! nothing running and nothing mounted behind, also when it is interrupted.
 
 mod bench;
+mod binary;
 mod book;
 mod boot;
 mod demo;

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use xshell::{Shell, cmd};
 
 use crate::setup::{self, Purpose};
-use crate::{book, demo, generate, image, lab, paths, proc, referees, registries};
+use crate::{binary, book, demo, generate, image, lab, paths, proc, referees, registries};
 
 /// The version of cargo-deny that deny.toml is written for.
 const CARGO_DENY: &str = "0.20.2";
@@ -108,7 +108,7 @@ fn run_part(part: Part) -> Result<()> {
         }
         Part::Book => book::check(),
         Part::Deny => deny(&sh),
-        Part::Referees => referees::run(&image::debian()?, &demo::static_binary()?),
+        Part::Referees => referees::run(&image::debian()?, &binary::build()?),
         Part::Boot => demo::run(),
         Part::Lab => lab::test(),
     }

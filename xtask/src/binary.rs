@@ -1,0 +1,83 @@
+//! The binary as it is released.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use xshell::{Shell, cmd};
+
+use crate::{paths, proc};
+
+/// The target whose standard library can be linked statically.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The most that it may weigh.
+const LIMIT: u64 = 15 << 20;
+
+/// Program header types that only dynamically linked programs have (System V
+/// ABI, "Program Header"): the interpreter.
+const PT_INTERP: u32 = 3;
+
+/// Builds it, optimised and statically linked, and checks that it is.
+pub(crate) fn build() -> Result<PathBuf> {
+    let sh = Shell::new()?;
+    sh.change_dir(paths::workspace());
+    // With --target, build scripts and procedural macros are spared the flags.
+    sh.set_var("RUSTFLAGS", "-C target-feature=+crt-static");
+    proc::run(cmd!(
+        sh,
+        "cargo build --release --locked --target {TARGET} --package bootwright"
+    ))?;
+    let binary = paths::target().join(TARGET).join("release/bootwright");
+    check(&binary)?;
+    Ok(binary)
+}
+
+fn check(binary: &Path) -> Result<()> {
+    let name = binary.display();
+    let bytes = fs::read(binary).with_context(|| format!("cannot read {name}"))?;
+    let size = bytes.len() as u64;
+    if size > LIMIT {
+        bail!("{name} has {size} bytes, more than {LIMIT}");
+    }
+    match interpreter(&bytes) {
+        Some(false) => Ok(()),
+        Some(true) => bail!("{name} is linked dynamically"),
+        None => bail!("{name} is no ELF"),
+    }
+}
+
+/// Whether an ELF asks for a dynamic linker.
+fn interpreter(elf: &[u8]) -> Option<bool> {
+    let at = |offset: usize, len: usize| elf.get(offset..offset.checked_add(len)?);
+    let half = |offset| Some(u16::from_le_bytes(at(offset, 2)?.try_into().ok()?));
+    if at(0, 5)? != b"\x7fELF\x02" {
+        return None;
+    }
+    let table = usize::try_from(u64::from_le_bytes(at(32, 8)?.try_into().ok()?)).ok()?;
+    let (size, count) = (half(54)?, half(56)?);
+    for index in 0..usize::from(count) {
+        let offset = table.checked_add(index * usize::from(size))?;
+        if u32::from_le_bytes(at(offset, 4)?.try_into().ok()?) == PT_INTERP {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dynamic_program_is_recognised() {
+        // This test is one.
+        let own = fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert_eq!(interpreter(&own), Some(true));
+        assert_eq!(interpreter(b"#!/bin/sh"), None);
+        assert_eq!(interpreter(&own[..100]), None);
+        let mut none = own;
+        none[56..58].fill(0);
+        assert_eq!(interpreter(&none), Some(false));
+    }
+}
