@@ -34,8 +34,10 @@ pub(crate) struct Lab {
     pub(crate) trixie: Kernel,
     /// A static busybox.
     pub(crate) busybox: PathBuf,
-    /// Our programs.
-    pub(crate) programs: Vec<PathBuf>,
+    /// Programs that run in L1, and what they are called there.
+    pub(crate) programs: Vec<(String, PathBuf)>,
+    /// Other files, which are in `/lab/files` there.
+    pub(crate) files: Vec<PathBuf>,
 }
 
 /// Fetches packages that are missing and builds the programs.
@@ -48,6 +50,7 @@ pub(crate) fn prepare() -> Result<Lab> {
         trixie,
         busybox,
         programs: programs()?,
+        files: Vec::new(),
         dir,
     })
 }
@@ -141,15 +144,45 @@ fn fetch(lab: &Path, suite: &str, root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The programs that run in L1, linked statically.
-fn programs() -> Result<Vec<PathBuf>> {
+/// Our programs, linked statically, and the tests that need KVM.
+fn programs() -> Result<Vec<(String, PathBuf)>> {
+    const EXAMPLES: &[&str] = &["boot", "stopwatch"];
     let sh = Shell::new()?;
     sh.change_dir(paths::workspace());
-    sh.set_var("RUSTFLAGS", "-C target-feature=+crt-static");
-    proc::run(cmd!(
+    let examples = EXAMPLES.iter().flat_map(|name| ["--example", *name]);
+    {
+        let _flags = sh.push_env("RUSTFLAGS", "-C target-feature=+crt-static");
+        proc::run(cmd!(
+            sh,
+            "cargo build --release --locked --target {TARGET} --package bootwright-vmm {examples...}"
+        ))?;
+    }
+    let release = paths::target().join(TARGET).join("release/examples");
+    let mut programs: Vec<_> = EXAMPLES
+        .iter()
+        .map(|name| ((*name).to_owned(), release.join(name)))
+        .collect();
+    let built = proc::output(cmd!(
         sh,
-        "cargo build --release --locked --target {TARGET} --package bootwright-vmm --example boot"
+        "cargo test --no-run --locked --package bootwright-vmm --lib --test bare_metal
+         --message-format=json-render-diagnostics"
     ))?;
-    let release = paths::target().join(TARGET).join("release");
-    Ok(vec![release.join("examples/boot")])
+    if !built.status.success() {
+        bail!(
+            "cannot build the tests of bootwright-vmm:\n{}",
+            String::from_utf8_lossy(&built.stderr)
+        );
+    }
+    // One JSON object a line; those of programs say where they are.
+    for line in built.stdout.split(|byte| *byte == b'\n') {
+        let message: serde_json::Value = serde_json::from_slice(line).unwrap_or_default();
+        let name = message["target"]["name"].as_str();
+        if let (Some(name), Some(path)) = (name, message["executable"].as_str()) {
+            // With symbols for debuggers they would fill L1's memory.
+            let stripped = paths::product("lab").join(name);
+            proc::run(cmd!(sh, "strip --strip-debug -o {stripped} {path}"))?;
+            programs.push((name.to_owned(), stripped));
+        }
+    }
+    Ok(programs)
 }

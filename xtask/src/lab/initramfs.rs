@@ -1,5 +1,6 @@
 //! The file systems of L1 and of the small guests in it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use crate::proc;
 /// whose status to the third.
 const L1_INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/bin:/lab/bin HOME=/root TERM=dumb
+export PATH=/bin:/lab/bin HOME=/root TERM=dumb BOOT_CACHE=/tmp
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 mkdir -p /tmp /root /run /dev/pts /dev/shm; mount -t tmpfs tmp /tmp; mount -t tmpfs run /run
 mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm
@@ -36,6 +37,7 @@ mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 mkdir -p /tmp
 echo "init: reached on $(uname -r), $(nproc) cpus, $(awk '/MemTotal/{print $2}' /proc/meminfo) kB"
 for module in $(cat /modules/order); do insmod /modules/$module.ko || echo "no $module"; done
+ask() { echo "do: $*"; read -r answer; echo "init: $*: $answer"; }
 for word in $(cat /proc/cmdline); do case $word in
 lab=*) . /scenario/${word#lab=} ;;
 esac; done
@@ -50,6 +52,9 @@ const L1_MODULES: &[&str] = &[
     "virtio_net",
     "tun",
     "vhost_vsock",
+    "vfat",
+    "nls_cp437",
+    "nls_ascii",
 ];
 
 /// Modules of small guests.
@@ -71,10 +76,21 @@ const L2_MODULES: &[&str] = &[
 pub(super) fn l1(lab: &Lab, command: &str) -> Result<PathBuf> {
     let mut archive = base(lab, L1_INIT, &lab.bookworm, L1_MODULES)?;
     archive.file("lab/command", 0o755, command.as_bytes());
-    for program in &lab.programs {
-        let name = program.file_name().context("a program without a name")?;
-        let name = format!("lab/bin/{}", name.to_string_lossy());
-        archive.copy(&name, 0o755, program)?;
+    let mut libraries = BTreeSet::new();
+    for (name, program) in &lab.programs {
+        archive.copy(&format!("lab/bin/{name}"), 0o755, program)?;
+        libraries.extend(needed_libraries(program)?);
+    }
+    for library in libraries {
+        archive.copy(library.trim_start_matches('/'), 0o755, Path::new(&library))?;
+    }
+    for file in &lab.files {
+        let name = file.file_name().context("a file without a name")?;
+        archive.copy(
+            &format!("lab/files/{}", name.to_string_lossy()),
+            0o644,
+            file,
+        )?;
     }
     for kernel in [&lab.bookworm, &lab.trixie] {
         let suite = kernel.suite;
@@ -84,6 +100,21 @@ pub(super) fn l1(lab: &Lab, command: &str) -> Result<PathBuf> {
     let path = lab.dir.join("l1.cpio");
     fs::write(&path, archive.finish())?;
     Ok(path)
+}
+
+/// The shared libraries that a program needs, and the loader that finds them.
+/// None if it is linked statically.
+fn needed_libraries(program: &Path) -> Result<Vec<String>> {
+    let sh = Shell::new()?;
+    let output = proc::output(cmd!(sh, "ldd {program}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // `name => /path (address)`, or `/path (address)` for the loader.
+    let paths = text.lines().filter_map(|line| {
+        let path = line.rsplit_once("=> ").map_or(line, |(_, path)| path);
+        let path = path.trim().split(' ').next()?;
+        path.starts_with('/').then(|| path.to_owned())
+    });
+    Ok(paths.collect())
 }
 
 /// The initramfs of a small guest.

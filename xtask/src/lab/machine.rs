@@ -1,8 +1,7 @@
 //! L1: a machine with SVM, emulated.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -14,12 +13,14 @@ use crate::proc::{self, Group};
 
 /// How L1 is to be.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     /// Its memory.
     pub(super) mebibytes: u32,
-    /// Raw disks that it sees as /dev/vda and so on.
-    pub(super) disks: Vec<PathBuf>,
-    /// How long its command may take.
+    /// What it sees as /dev/vda and so on, each as QEMU's option `-drive` has
+    /// it.
+    pub(super) disks: Vec<String>,
+    /// How long its command may take, as a last resort: what runs in L1 has
+    /// limits of its own.
     pub(super) limit: Duration,
 }
 
@@ -33,18 +34,15 @@ impl Default for Machine {
     }
 }
 
-/// What became of a command.
-#[derive(Debug)]
-pub(super) struct Outcome {
-    /// Its exit status.
-    pub(super) status: u8,
-    /// Its standard output and error.
-    pub(super) output: String,
-}
-
 impl Machine {
-    /// Runs a shell command in L1; `show` passes its output on as it comes.
-    pub(super) fn run(&self, lab: &Lab, command: &str, show: bool) -> Result<Outcome> {
+    /// Runs a shell command in L1, passing on its output as it comes; returns
+    /// its exit status.
+    pub(crate) fn run(
+        &self,
+        lab: &Lab,
+        command: &str,
+        mut output_to: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<u8> {
         let initramfs = initramfs::l1(lab, command)?;
         let place = |name: &str| lab.dir.join(name);
         let (console, output, status) = (place("console.log"), place("output"), place("status"));
@@ -55,10 +53,7 @@ impl Machine {
         let [console_port, output_port, status_port] = serial;
         let memory = self.mebibytes.to_string();
         let kernel = &lab.bookworm.image;
-        let drives = self.disks.iter().flat_map(|disk| {
-            let drive = format!("if=virtio,format=raw,file={}", disk.display());
-            ["-drive".to_owned(), drive]
-        });
+        let drives = self.disks.iter().flat_map(|disk| ["-drive", disk.as_str()]);
         let sh = Shell::new()?;
         // setpriv: should xtask be killed, QEMU is too.
         let qemu = cmd!(
@@ -72,37 +67,27 @@ impl Machine {
         let start = Instant::now();
         let mut qemu = Group::spawn(&mut qemu.into())?;
         let mut reader = File::open(&output)?;
-        let mut text = Vec::new();
         loop {
             let ended = qemu.try_wait()?.is_some();
-            let from = text.len();
-            reader.read_to_end(&mut text)?;
-            if show {
-                std::io::stdout().write_all(&text[from..])?;
-                std::io::stdout().flush()?;
-            }
+            let mut new = Vec::new();
+            reader.read_to_end(&mut new)?;
+            output_to(&new)?;
             if ended {
                 break;
             }
             if start.elapsed() > self.limit {
-                let output = String::from_utf8_lossy(&text);
-                bail!(
-                    "the lab did not end within {} s; so far: {output}",
-                    self.limit.as_secs()
-                );
+                let limit = self.limit.as_secs();
+                let log = proc::tail(&output, 30);
+                bail!("the lab's machine did not end within {limit} s; {log}");
             }
             proc::sleep(Duration::from_millis(100))?;
         }
         let status = fs::read_to_string(&status)?;
-        let status = status.trim().parse().with_context(|| {
+        status.trim().parse().with_context(|| {
             format!(
                 "the lab's machine ended early: {}",
                 proc::tail(&console, 30)
             )
-        })?;
-        Ok(Outcome {
-            status,
-            output: String::from_utf8_lossy(&text).into_owned(),
         })
     }
 }

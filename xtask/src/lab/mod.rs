@@ -8,29 +8,41 @@ mod assets;
 mod cpio;
 mod initramfs;
 mod machine;
+mod runner;
 mod scenarios;
+mod served;
+
+use std::io::Write;
 
 use anyhow::{Result, bail};
 
-use machine::Machine;
+pub(crate) use assets::prepare;
+pub(crate) use machine::Machine;
 
 /// What to do in the lab.
 #[derive(clap::Args)]
 pub(crate) struct Options {
+    /// Run only scenarios whose name contains this
+    #[arg(long, value_name = "WORDS", conflicts_with = "command")]
+    scenario: Option<String>,
     /// A command for the shell of L1; without one, all scenarios run.
     /// Kernels are in /lab, programs in /lab/bin
     #[arg(last = true)]
     command: Vec<String>,
 }
 
-/// Runs a command in the lab, or all scenarios.
+/// Runs a command in the lab, or scenarios.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let lab = assets::prepare()?;
     if options.command.is_empty() {
-        return scenarios::run(&lab);
+        return runner::run(&lab, options.scenario.as_deref().unwrap_or_default());
     }
-    let outcome = Machine::default().run(&lab, &options.command.join(" "), true)?;
-    match outcome.status {
+    let status = Machine::default().run(&lab, &options.command.join(" "), |output| {
+        let mut stdout = std::io::stdout();
+        stdout.write_all(output)?;
+        Ok(stdout.flush()?)
+    })?;
+    match status {
         0 => Ok(()),
         status => bail!("the command ended with status {status}"),
     }
@@ -38,5 +50,5 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// All scenarios, as a part of the tests.
 pub(crate) fn test() -> Result<()> {
-    scenarios::run(&assets::prepare()?)
+    runner::run(&assets::prepare()?, "")
 }

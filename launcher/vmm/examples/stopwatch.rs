@@ -1,0 +1,114 @@
+//! Starts a machine monitor and says how long its guest takes to say something,
+//! and what memory it has then beside the guest's.
+//!
+//! `stopwatch TEXT GUEST-MEBIBYTES COMMAND...`. The guest's words are the
+//! command's standard output. Memory is sampled every 10 ms, as Firecracker's
+//! tests do, from the start to the text: the resident part of all mappings but
+//! those that are as large as the guest. Prints milliseconds, KiB and, on a
+//! line of its own, the command's processor time in milliseconds; exits with
+//! the command's status.
+
+use std::io::{BufRead, BufReader, Error};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+const INTERVAL: Duration = Duration::from_millis(10);
+
+fn main() -> ExitCode {
+    match watch() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn watch() -> Result<u8, Box<dyn std::error::Error>> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let [text, mebibytes, program, rest @ ..] = &arguments[..] else {
+        return Err("usage: stopwatch TEXT GUEST-MEBIBYTES COMMAND...".into());
+    };
+    let guest = mebibytes.parse::<u64>()? << 10;
+    let start = Instant::now();
+    let mut child = Command::new(program)
+        .args(rest)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("{program}: {error}"))?;
+    let pid = child.id();
+    let (done, peak) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let sampler = {
+        let (done, peak) = (Arc::clone(&done), Arc::clone(&peak));
+        std::thread::spawn(move || {
+            while !done.load(Ordering::Relaxed) {
+                // It may have ended.
+                let beside = resident(pid, guest).unwrap_or(0);
+                peak.fetch_max(beside, Ordering::Relaxed);
+                std::thread::sleep(INTERVAL);
+            }
+        })
+    };
+    let mut found = None;
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).split(b'\n') {
+            let line = line?;
+            if found.is_none() && String::from_utf8_lossy(&line).contains(text.as_str()) {
+                found = Some((start.elapsed(), processor_time(pid)?));
+                done.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    let status = child.wait()?;
+    let _ = sampler.join();
+    let Some((elapsed, processor)) = found else {
+        return Err(format!("`{text}` never came; {status}").into());
+    };
+    let peak = peak.load(Ordering::Relaxed);
+    println!("{} ms, {peak} KiB", elapsed.as_millis());
+    println!("{processor} ms of processor time");
+    Ok(status
+        .code()
+        .and_then(|code| code.try_into().ok())
+        .unwrap_or(255))
+}
+
+/// KiB of resident memory in mappings that are smaller than `guest` KiB
+/// (proc_pid_smaps(5)). Mappings of the guest's memory are that large, or are
+/// the parts of it around the hole, which guests this small do not have.
+fn resident(pid: u32, guest: u64) -> Result<u64, Error> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let number = |line: &str| -> u64 {
+        let word = line.split_whitespace().nth(1);
+        word.and_then(|word| word.parse().ok()).unwrap_or(0)
+    };
+    let (mut total, mut size) = (0, 0);
+    for line in text.lines() {
+        if line.starts_with("Size:") {
+            size = number(line);
+        } else if line.starts_with("Rss:") && size < guest {
+            total += number(line);
+        }
+    }
+    Ok(total)
+}
+
+/// Milliseconds that the process has used (proc_pid_stat(5), utime and stime,
+/// in hundredths of a second).
+fn processor_time(pid: u32) -> Result<u64, Error> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, in parentheses, can hold anything.
+    let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks = |at: usize| -> u64 {
+        let word = fields.split_whitespace().nth(at);
+        word.and_then(|word| word.parse().ok()).unwrap_or(0)
+    };
+    Ok((ticks(11) + ticks(12)) * 10)
+}
