@@ -1,6 +1,8 @@
 //! Speed and memory of the builder beside the floor and beside the programs
-//! that do parts of its work, all in one run on one machine.
+//! that do parts of its work, all in one run on one machine; and of booting,
+//! in the lab.
 
+mod boot;
 mod floor;
 mod measure;
 mod push;
@@ -23,6 +25,9 @@ use report::{Report, Row};
 /// How `cargo xtask bench` was asked to run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
+    /// What is measured
+    #[arg(value_enum, default_value_t = Subject::Build)]
+    subject: Subject,
     /// Runs of each measurement; the median counts
     #[arg(long, default_value_t = 5)]
     runs: usize,
@@ -37,8 +42,21 @@ pub(crate) struct Options {
     write: bool,
 }
 
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Subject {
+    /// The builder
+    Build,
+    /// The machine monitor, booting a stock kernel in the lab
+    Boot,
+}
+
 /// Measures everything and prints it.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.subject == Subject::Boot {
+        setup::packages(&[Purpose::Lab])?;
+        return boot::run(options.runs.max(1));
+    }
     if cfg!(debug_assertions) {
         return optimised();
     }

@@ -1,0 +1,236 @@
+//! Booting a stock kernel beside QEMU, both in one machine of the lab.
+//!
+//! The same kernel and initramfs, one processor, 256 MiB, one after the other
+//! and in turns. Times are those of an emulated machine: only their ratios mean
+//! anything. Memory is what it would be anywhere.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use crate::lab::{self, Machine};
+use crate::paths;
+
+/// Where QEMU's firmware lies on Debian.
+const FIRMWARE: [&str; 3] = [
+    "/usr/share/seabios/bios-256k.bin",
+    "/usr/share/qemu/linuxboot_dma.bin",
+    "/usr/share/qemu/kvmvapic.bin",
+];
+
+/// What the guest says when it has reached /init.
+const TEXT: &str = "init: reached";
+
+/// The kernel's arguments, for both.
+const GUEST: &str = "console=ttyS0 quiet lab=off";
+
+/// Who boots it, and how; the names are used in the output.
+const OURS: &str = "bootwright-vmm";
+const QEMU: &str = "QEMU q35 -kernel";
+/// The same as ours with more in it, for its memory.
+const MORE_CPUS: &str = "ours with 4 processors";
+const MORE_DISKS: &str = "ours with a disk";
+
+/// One boot.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Boot {
+    /// From the start of the process to /init.
+    milliseconds: u64,
+    /// Most memory beside the guest's until then.
+    kibibytes: u64,
+    /// Processor time until then.
+    processor_milliseconds: u64,
+}
+
+/// The medians.
+#[derive(Debug, Serialize)]
+struct Report {
+    runs: usize,
+    kernel: &'static str,
+    ours: Boot,
+    qemu: Boot,
+    /// From the making of the machine to the guest's first instruction.
+    entered_milliseconds: f64,
+    /// Memory that each further processor takes.
+    kibibytes_a_processor: f64,
+    /// Memory that a disk with one queue takes.
+    kibibytes_a_disk: f64,
+}
+
+/// Measures, prints a table and keeps the figures as JSON.
+pub(super) fn run(runs: usize) -> Result<()> {
+    let mut lab = lab::prepare()?;
+    let qemu = PathBuf::from("/usr/bin/qemu-system-x86_64");
+    lab.programs.push(("qemu".into(), qemu));
+    lab.files.extend(FIRMWARE.map(PathBuf::from));
+    let mut output = Vec::new();
+    let machine = Machine::default();
+    let status = machine.run(&lab, &script(runs), |new| {
+        output.extend(new);
+        Ok(())
+    })?;
+    let output = String::from_utf8_lossy(&output);
+    if status != 0 {
+        bail!("a boot failed in the lab (status {status}):\n{output}");
+    }
+    let ours = median(&output, OURS)?;
+    let beside = |name| -> Result<f64> {
+        let boot = median(&output, name)?;
+        Ok(boot.kibibytes as f64 - ours.kibibytes as f64)
+    };
+    let report = Report {
+        runs,
+        kernel: "Debian 6.1 cloud",
+        ours,
+        qemu: median(&output, QEMU)?,
+        entered_milliseconds: entered(&output)?,
+        kibibytes_a_processor: beside(MORE_CPUS)? / 3.0,
+        kibibytes_a_disk: beside(MORE_DISKS)?,
+    };
+    let json = serde_json::to_string_pretty(&report)?;
+    fs::write(paths::product("bench-boot.json"), json)?;
+    println!("{}", report.table());
+    Ok(())
+}
+
+/// Boots with each, in turns; the first boot by ours, which decompresses the
+/// kernel, does not count, as a kernel that is known is what is measured.
+fn script(runs: usize) -> String {
+    let files = "bookworm.vmlinuz bookworm.initrd";
+    let ours = format!("boot {files} '{GUEST}'");
+    let qemu = format!(
+        "qemu -machine q35 -accel kvm -cpu host -smp 1 -m 256 -L /lab/files -nodefaults \
+         -no-user-config -display none -no-reboot -serial stdio -kernel bookworm.vmlinuz \
+         -initrd bookworm.initrd -append '{GUEST}'"
+    );
+    let start = "set -e\ntruncate -s 64M /tmp/disk\n";
+    let mut script = format!("{start}{ours} > /dev/null\n");
+    let mut boot = |name: &str, command: &str| {
+        let _ = writeln!(
+            script,
+            "echo 'bench {name}'; stopwatch '{TEXT}' 256 {command}"
+        );
+    };
+    for _ in 0..runs {
+        boot(OURS, &ours);
+        boot(QEMU, &qemu);
+    }
+    boot(MORE_CPUS, &format!("{ours} --cpus 4"));
+    boot(MORE_DISKS, &format!("{ours} --disk /tmp/disk"));
+    script
+}
+
+/// The boots of one, as `stopwatch` told of them; the one in the middle.
+fn median(output: &str, name: &str) -> Result<Boot> {
+    let head = format!("bench {name}");
+    let mut boots = Vec::new();
+    let mut lines = output.lines();
+    while let Some(line) = lines.next() {
+        if line.trim() != head {
+            continue;
+        }
+        let mut numbers = lines
+            .by_ref()
+            .skip_while(|line| !line.contains(" ms, "))
+            .take(2)
+            .flat_map(str::split_whitespace)
+            .filter_map(|word| word.parse().ok());
+        let mut next = || numbers.next().context("stopwatch said too little");
+        boots.push(Boot {
+            milliseconds: next()?,
+            kibibytes: next()?,
+            processor_milliseconds: next()?,
+        });
+    }
+    boots.sort_by_key(|boot| boot.milliseconds);
+    let middle = boots.get(boots.len() / 2).copied();
+    middle.with_context(|| format!("no boot with {name}:\n{output}"))
+}
+
+/// The median of what our own counters say of the guest's first instruction.
+fn entered(output: &str) -> Result<f64> {
+    let mut all: Vec<f64> = output
+        .split("entered_micros: ")
+        .skip(1)
+        .filter_map(|rest| {
+            rest.split(|c: char| !c.is_ascii_digit())
+                .next()?
+                .parse()
+                .ok()
+        })
+        .collect();
+    all.sort_by(f64::total_cmp);
+    let middle = all
+        .get(all.len() / 2)
+        .context("no counters in the output")?;
+    Ok(middle / 1000.0)
+}
+
+impl Report {
+    fn table(&self) -> String {
+        let (ours, qemu) = (self.ours, self.qemu);
+        let ratio = ours.milliseconds as f64 / qemu.milliseconds as f64;
+        let mebibytes = |boot: Boot| boot.kibibytes as f64 / 1024.0;
+        let met = |met: bool| if met { "yes" } else { "no" };
+        let mut text = format!(
+            "{}, 1 processor, 256 MiB, medians of {} in an emulated machine\n\n\
+             | | {OURS} | {QEMU} |\n|---|---|---|\n",
+            self.kernel, self.runs
+        );
+        let seconds = |ms: u64| ms as f64 / 1000.0;
+        let _ = writeln!(
+            text,
+            "| process start to /init | {:.2} s | {:.2} s |\n\
+             | processor time until then | {:.2} s | {:.2} s |\n\
+             | memory beside the guest's | {:.1} MiB | {:.1} MiB |\n\
+             | machine made to first instruction | {:.0} ms | |\n\
+             | memory for each further processor | {:.0} KiB | |\n\
+             | memory for a disk | {:.0} KiB | |\n",
+            seconds(ours.milliseconds),
+            seconds(qemu.milliseconds),
+            seconds(ours.processor_milliseconds),
+            seconds(qemu.processor_milliseconds),
+            mebibytes(ours),
+            mebibytes(qemu),
+            self.entered_milliseconds,
+            self.kibibytes_a_processor,
+            self.kibibytes_a_disk,
+        );
+        let _ = write!(
+            text,
+            "| target | value | at most | met |\n|---|---|---|---|\n\
+             | start to /init / QEMU's | {ratio:.2} | 0.25 | {} |\n\
+             | memory beside the guest's | {:.1} MiB | 5 MiB | {} |\n",
+            met(ratio <= 0.25),
+            mebibytes(ours),
+            met(mebibytes(ours) <= 5.0),
+        );
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boots_are_read_and_the_one_in_the_middle_counts() {
+        let mut output = String::from("boot: off; Snapshot { entered_micros: 2500, resets: 0 }\n");
+        for (ms, kib) in [(3000, 30), (1000, 10), (2000, 20)] {
+            let _ = write!(
+                output,
+                "bench {OURS}\nboot: off\n{ms} ms, {kib} KiB\n70 ms of processor time\n\
+                 bench {QEMU}\n9 ms, 8 KiB\n7 ms of processor time\n"
+            );
+        }
+        let boot = median(&output, OURS).unwrap();
+        assert_eq!((boot.milliseconds, boot.kibibytes), (2000, 20));
+        assert_eq!(boot.processor_milliseconds, 70);
+        assert_eq!(median(&output, QEMU).unwrap().milliseconds, 9);
+        assert!(median("", OURS).is_err());
+        assert!((entered(&output).unwrap() - 2.5).abs() < 1e-9);
+    }
+}
