@@ -1,6 +1,7 @@
 //! What several fuzz targets need.
 
 pub mod block;
+pub mod machine;
 
 use bootwright_disk::ReadAt;
 use std::io::{self, Read, Seek, SeekFrom};
