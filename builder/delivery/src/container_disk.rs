@@ -8,12 +8,13 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek as _, Write};
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bootwright_disk::reader::{DiskCursor, ReadAt};
 use bootwright_disk::sink::{self, Compression, Format, Target};
-use bootwright_disk::{Extent, Plan, PlanBuilder, Source, SourceId, SourceKind};
+use bootwright_disk::{Content, Extent, Plan, PlanBuilder, Source, SourceId, SourceKind};
 use bootwright_image::Digest;
 use bootwright_image::digest::{Algorithm, Hasher};
 use bootwright_image::layer::EntryKind;
@@ -324,15 +325,15 @@ fn is_in(path: &[u8], dir: &[u8]) -> bool {
 /// A disk that was found, open.
 #[derive(Debug)]
 pub struct OpenDisk {
-    disk: Box<dyn ReadAt>,
+    disk: Arc<dyn ReadAt>,
     /// Holds a qcow2 that was copied out of its pack.
     _directory: Option<tempfile::TempDir>,
 }
 
 impl Found {
-    /// Opens the disk. A raw one is read where it is in the store; a qcow2 is
-    /// put into a temporary directory under `temporary` first, by a reflink
-    /// where the file system can.
+    /// Opens the disk. It is read where it is in the store; but a qcow2 that
+    /// is in pieces there is put into a temporary directory under `temporary`
+    /// first, by a reflink where the file system can.
     ///
     /// # Errors
     /// The qcow2 cannot be copied, or is none that can be read.
@@ -340,7 +341,15 @@ impl Found {
         let file = bootwright_disk::PlanReader::new(Arc::clone(&self.file));
         if !self.is_qcow2 {
             return Ok(OpenDisk {
-                disk: Box::new(file),
+                disk: Arc::new(file),
+                _directory: None,
+            });
+        }
+        if let Some((pack, part)) = self.in_one_piece() {
+            let disk = bootwright_disk::reader::open_disk_part(pack, part)
+                .map_err(|e| DeliveryError::malformed("containerDisk", e.to_string()))?;
+            return Ok(OpenDisk {
+                disk: Arc::new(disk),
                 _directory: None,
             });
         }
@@ -358,15 +367,31 @@ impl Found {
         let disk = bootwright_disk::reader::open_disk(&path)
             .map_err(|e| DeliveryError::malformed("containerDisk", e.to_string()))?;
         Ok(OpenDisk {
-            disk: Box::new(disk),
+            disk: Arc::new(disk),
             _directory: Some(directory),
         })
     }
 }
 
+impl Found {
+    /// The pack and the part of it that the file is, unless a sparse tar had
+    /// it in pieces.
+    fn in_one_piece(&self) -> Option<(&Path, Range<u64>)> {
+        let [extent] = self.file.extents() else {
+            return None;
+        };
+        let Content::Source { id, offset } = extent.content else {
+            return None;
+        };
+        let source = self.file.sources().get(id.0 as usize)?;
+        let whole = extent.start == 0 && extent.len == self.file.size();
+        whole.then(|| (source.path.as_path(), offset..offset + extent.len))
+    }
+}
+
 impl OpenDisk {
     /// The disk.
-    pub fn disk(&self) -> &dyn ReadAt {
-        &*self.disk
+    pub fn disk(&self) -> &Arc<dyn ReadAt> {
+        &self.disk
     }
 }

@@ -16,6 +16,7 @@ use bootwright_disk::plan_file::PlanFileError;
 use bootwright_disk::{Plan, PlanReader, SourceKind};
 use bootwright_image::Digest;
 use bootwright_image::config::{History, ImageConfig};
+use bootwright_image::manifest::LayerDescriptor;
 use bootwright_image::store::{Layer, Store};
 
 use crate::error::DeliveryError;
@@ -357,25 +358,59 @@ pub fn is_disk(config: &ImageConfig) -> bool {
     config.labels.contains_key(annotation::DISK_VERSION)
 }
 
+/// Refuses what is no disk image, or one of another version.
+fn check_version(config: &ImageConfig) -> Result<(), DeliveryError> {
+    let Some(text) = config.labels.get(annotation::DISK_VERSION) else {
+        let reason = format!("no label {}", annotation::DISK_VERSION);
+        return Err(DeliveryError::malformed("image config", reason));
+    };
+    match text.parse::<u32>() {
+        Ok(metadata::VERSION) => Ok(()),
+        Ok(found) => Err(DeliveryError::Newer {
+            found,
+            known: metadata::VERSION,
+        }),
+        Err(_) => {
+            let reason = format!("label {}: {text:?} is no version", annotation::DISK_VERSION);
+            Err(DeliveryError::malformed("image config", reason))
+        }
+    }
+}
+
+/// What it takes to read a disk image where it is, with a
+/// [`LazyDisk`](crate::lazy::LazyDisk). `layers` are the descriptors of its
+/// manifest; of the layers themselves only the topmost, `top`, has to be in
+/// the store.
+///
+/// # Errors
+/// As for [`open`], or the layers were compressed anew since the disk image
+/// was made, so that the tables do not fit them.
+pub fn metadata(
+    config: &ImageConfig,
+    layers: &[LayerDescriptor],
+    top: &Layer,
+) -> Result<Metadata, DeliveryError> {
+    check_version(config)?;
+    let metadata = Metadata::read(&mut top.tar()?)?;
+    for layer in &metadata.info.layers {
+        let mut known = config.diff_ids.iter().zip(layers);
+        let (_, blob) = known
+            .find(|(diff_id, _)| **diff_id == layer.diff_id)
+            .ok_or_else(|| DeliveryError::UnknownLayer(layer.diff_id.to_string()))?;
+        if blob.descriptor.digest != layer.digest || blob.descriptor.size != layer.size {
+            return Err(DeliveryError::Recompressed(layer.diff_id.clone()));
+        }
+    }
+    Ok(metadata)
+}
+
 /// Opens a disk image whose layers are in the store.
 ///
 /// # Errors
 /// It is no disk image, its metadata is not valid, or it speaks of layers
 /// that the image does not have.
 pub fn open(config: &ImageConfig, layers: &[Layer]) -> Result<Opened, DeliveryError> {
-    let found = config.labels.get(annotation::DISK_VERSION);
-    let version = found.and_then(|version| version.parse::<u32>().ok());
-    match version {
-        Some(metadata::VERSION) => {}
-        Some(found) => {
-            let known = metadata::VERSION;
-            return Err(DeliveryError::Newer { found, known });
-        }
-        None => {
-            let reason = format!("no label {}", annotation::DISK_VERSION);
-            return Err(DeliveryError::malformed("image config", reason));
-        }
-    }
+    check_version(config)?;
     let Some((top, below)) = layers.split_last() else {
         return Err(DeliveryError::malformed("disk image", "it has no layers"));
     };

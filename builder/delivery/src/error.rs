@@ -53,6 +53,12 @@ pub enum DeliveryError {
     /// The plan uses a layer that the image does not have.
     #[error("the disk's plan uses layer {0}, which the image does not have")]
     UnknownLayer(String),
+    /// A layer's blob is not the one that its table is about.
+    #[error(
+        "layer {0} was compressed anew since the disk image was made, so that parts of it cannot \
+         be read; pull the whole image"
+    )]
+    Recompressed(Digest),
     /// A pack has another length than the plan says.
     #[error("the pack of layer {diff_id} has {actual} bytes, the disk's plan says {expected}")]
     PackLength {

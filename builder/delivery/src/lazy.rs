@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bootwright_disk::reader::ReadAt;
 use bootwright_disk::{Content, Plan};
+use bootwright_image::source::{ImageSource, Observer};
 use sha2::Digest as _;
 
 use crate::error::DeliveryError;
@@ -39,6 +40,46 @@ pub trait RangeRead: fmt::Debug + Send + Sync {
     /// # Errors
     /// They cannot be read.
     fn read_range(&self, blob: &Descriptor, range: Range<u64>) -> io::Result<Vec<u8>>;
+}
+
+impl<T: RangeRead + ?Sized> RangeRead for Arc<T> {
+    fn read_range(&self, blob: &Descriptor, range: Range<u64>) -> io::Result<Vec<u8>> {
+        (**self).read_range(blob, range)
+    }
+}
+
+/// The blobs of an image where the image is.
+pub struct SourceBlobs<O> {
+    source: Box<dyn ImageSource>,
+    observer: O,
+}
+
+impl<O> SourceBlobs<O> {
+    /// The blobs of `source`; `observer` is told what takes longer.
+    pub fn new(source: Box<dyn ImageSource>, observer: O) -> Self {
+        Self { source, observer }
+    }
+}
+
+impl<O> fmt::Debug for SourceBlobs<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SourceBlobs").field(&self.source).finish()
+    }
+}
+
+impl<O: Observer + Send> RangeRead for SourceBlobs<O> {
+    fn read_range(&self, blob: &Descriptor, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let blob = bootwright_image::manifest::Descriptor {
+            media_type: blob.media_type.clone(),
+            digest: blob.digest.clone(),
+            size: blob.size,
+            platform: None,
+            annotations: BTreeMap::new(),
+        };
+        self.source
+            .read_range(&blob, range, &self.observer)
+            .map_err(io::Error::other)
+    }
 }
 
 /// A disk that is read out of blobs as it is needed.

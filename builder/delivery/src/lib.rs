@@ -7,6 +7,7 @@
 //! [`registry::RegistrySink`] or a [`layout::Layout`] is.
 
 pub mod artifact;
+pub mod artifact_disk;
 pub mod container_disk;
 pub mod disk_image;
 mod error;

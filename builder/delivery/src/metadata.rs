@@ -6,10 +6,11 @@
 //! stranger. The format is specified in docs/src/formats/disk-image.md.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{self, Read};
 
 use bootwright_disk::plan_file::{self, StoredPlan};
-use bootwright_disk::{Content, Extent, Plan, SourceId};
+use bootwright_disk::reader::MAX_DISK_SIZE;
+use bootwright_disk::{Content, Extent, Plan, ReadAt, SourceId};
 use bootwright_image::Digest;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -108,6 +109,30 @@ pub struct FileOnDisk {
     pub size: u64,
     /// Its parts, in order; what lies between them is zeros.
     pub parts: Vec<FilePart>,
+}
+
+impl FileOnDisk {
+    /// The file's bytes, read from `disk`.
+    ///
+    /// # Errors
+    /// It has more than `limit` bytes
+    /// ([`FileTooLarge`](io::ErrorKind::FileTooLarge)), or the disk cannot be
+    /// read.
+    pub fn read(&self, disk: &dyn ReadAt, limit: u64) -> io::Result<Vec<u8>> {
+        let len = usize::try_from(self.size).ok();
+        let Some(len) = len.filter(|_| self.size <= limit) else {
+            let message = format!("{} bytes; at most {limit} are read", self.size);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+        };
+        let mut bytes = vec![0; len];
+        for part in &self.parts {
+            let end = part.offset.checked_add(part.len);
+            let range = end.map(|end| part.offset as usize..end as usize);
+            let to = range.and_then(|range| bytes.get_mut(range));
+            disk.read_exact_at(part.disk_offset, to.ok_or(io::ErrorKind::InvalidData)?)?;
+        }
+        Ok(bytes)
+    }
 }
 
 /// A part of a file on the disk.
@@ -222,6 +247,9 @@ impl Metadata {
         if plan.guid != info.guid.into_bytes() || plan.size != info.size {
             return malformed("disk.json and plan are of different disks");
         }
+        if plan.size > MAX_DISK_SIZE {
+            return malformed("the disk is larger than 64 TiB");
+        }
         if plan.packs.len() != info.layers.len() {
             return malformed("disk.json and plan have different numbers of layers");
         }
@@ -235,11 +263,18 @@ impl Metadata {
             }
         }
         let boot = info.boot.iter();
-        let files = boot.flat_map(|b| b.kernel.iter().chain(&b.initrd));
-        for part in files.flat_map(|file| &file.parts) {
-            let end = part.disk_offset.checked_add(part.len);
-            if end.is_none_or(|end| end > info.size) {
-                return malformed("a file of the boot is outside the disk");
+        for file in boot.flat_map(|b| b.kernel.iter().chain(&b.initrd)) {
+            let mut last = 0;
+            for part in &file.parts {
+                let end = part.disk_offset.checked_add(part.len);
+                if end.is_none_or(|end| end > info.size) {
+                    return malformed("a file of the boot is outside the disk");
+                }
+                let end = part.offset.checked_add(part.len);
+                last = match end.filter(|&end| part.offset >= last && end <= file.size) {
+                    Some(end) => end,
+                    None => return malformed("a file of the boot has parts out of order"),
+                };
             }
         }
         Ok(())

@@ -214,8 +214,13 @@ pub fn decode(bytes: Bytes) -> Result<StoredPlan, PlanFileError> {
     let mut literals = cursor;
     let mut list = Vec::with_capacity(extents as usize);
     let mut literal_offset: u64 = 0;
+    let mut last = 0;
     for _ in 0..extents {
         let (start, len, offset) = (records.u64()?, records.u64()?, records.u64()?);
+        if start < last {
+            return Err(PlanFileError::Malformed("its extents are not in order"));
+        }
+        last = start;
         let source = records.u32()?;
         if records.u32()? != 0 {
             return Err(PlanFileError::Malformed("a reserved field is set"));
@@ -252,7 +257,7 @@ pub fn decode(bytes: Bytes) -> Result<StoredPlan, PlanFileError> {
         extents: list,
     };
     // All rules are checked here, so that finding the packs cannot fail later.
-    stored.clone().locate(|_| PathBuf::new())?;
+    stored.clone().locate(|pack| PathBuf::from(&pack.diff_id))?;
     Ok(stored)
 }
 

@@ -127,34 +127,120 @@ pub fn load(
     store: &Store,
     progress: &dyn Progress,
 ) -> Result<Image, PullError> {
-    let stop = Stop {
-        progress,
-        failed: AtomicBool::new(false),
-    };
-    let opened = source::open(reference, &options.registry)?;
-    let cached;
-    let source: &dyn ImageSource = if let ImageReference::Registry(name) = reference {
-        cached = Cached {
-            source: &*opened,
+    open(reference, options, store, progress)?.load(progress)
+}
+
+/// An image whose manifest and config are known, and whose layers are not
+/// read yet.
+#[derive(Debug)]
+pub struct Opened<'a> {
+    reference: &'a ImageReference,
+    options: &'a PullOptions,
+    store: &'a Store,
+    source: Box<dyn ImageSource>,
+    description: Description,
+}
+
+/// Finds an image and reads its manifest and config.
+///
+/// # Errors
+/// As for [`load`], of what comes before the layers.
+pub fn open<'a>(
+    reference: &'a ImageReference,
+    options: &'a PullOptions,
+    store: &'a Store,
+    progress: &dyn Progress,
+) -> Result<Opened<'a>, PullError> {
+    let stop = Stop::new(progress);
+    let source = source::open(reference, &options.registry)?;
+    let wanted = options.platform.as_ref();
+    let description = if let ImageReference::Registry(name) = reference {
+        let cached = Cached {
+            source: &*source,
             digest: name.digest(),
             store,
         };
-        &cached
+        describe(&cached, wanted, &stop)?
     } else {
-        &*opened
+        describe(&*source, wanted, &stop)?
     };
-    let found = describe(source, options.platform.as_ref(), &stop)?;
-    let layers = read_layers(source, &found, options, store, &stop)?;
-    Ok(Image {
-        reference: reference.clone(),
-        manifest_digest: found.manifest_digest,
-        config_digest: found.manifest.config.digest,
-        platform: found.config.platform.clone(),
-        identity: found.config.identity(),
-        config: found.config,
-        annotations: found.manifest.annotations,
-        layers,
+    Ok(Opened {
+        reference,
+        options,
+        store,
+        source,
+        description,
     })
+}
+
+impl Opened<'_> {
+    /// What it was found by.
+    pub fn reference(&self) -> &ImageReference {
+        self.reference
+    }
+
+    /// Manifest and config.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Brings the topmost layer into the store, and no other; `None` if there
+    /// are no layers.
+    ///
+    /// # Errors
+    /// As for [`load`].
+    pub fn load_top(&self, progress: &dyn Progress) -> Result<Option<LayerInfo>, PullError> {
+        let layers = self.layers();
+        let last = layers.get(layers.len().saturating_sub(1)..);
+        let stop = Stop::new(progress);
+        let read = read_layers(
+            &*self.source,
+            last.unwrap_or_default(),
+            self.options,
+            self.store,
+            &stop,
+        )?;
+        Ok(read.into_iter().next())
+    }
+
+    /// Brings all layers into the store.
+    ///
+    /// # Errors
+    /// As for [`load`].
+    pub fn load(self, progress: &dyn Progress) -> Result<Image, PullError> {
+        let stop = Stop::new(progress);
+        let layers = read_layers(
+            &*self.source,
+            &self.layers(),
+            self.options,
+            self.store,
+            &stop,
+        )?;
+        let found = self.description;
+        Ok(Image {
+            reference: self.reference.clone(),
+            manifest_digest: found.manifest_digest,
+            config_digest: found.manifest.config.digest,
+            platform: found.config.platform.clone(),
+            identity: found.config.identity(),
+            config: found.config,
+            annotations: found.manifest.annotations,
+            layers,
+        })
+    }
+
+    /// The source, for reading parts of layers where they are.
+    pub fn into_source(self) -> Box<dyn ImageSource> {
+        self.source
+    }
+
+    /// The layers and their diff ids.
+    fn layers(&self) -> Vec<(&LayerDescriptor, &Digest)> {
+        let Description {
+            manifest, config, ..
+        } = &self.description;
+        manifest.layers.iter().zip(&config.diff_ids).collect()
+    }
 }
 
 /// An image as far as its JSON goes.
@@ -212,24 +298,18 @@ pub fn describe(
     })
 }
 
-/// Brings all layers into the store.
+/// Brings layers into the store.
 fn read_layers(
     source: &dyn ImageSource,
-    image: &Description,
+    layers: &[(&LayerDescriptor, &Digest)],
     options: &PullOptions,
     store: &Store,
     stop: &Stop<'_>,
 ) -> Result<Vec<LayerInfo>, PullError> {
-    let layers: Vec<(&LayerDescriptor, &Digest)> = image
-        .manifest
-        .layers
-        .iter()
-        .zip(&image.config.diff_ids)
-        .collect();
     let mut present: BTreeMap<&Digest, Layer> = BTreeMap::new();
     let mut missing: Vec<(&LayerDescriptor, &Digest)> = Vec::new();
     let mut seen = BTreeSet::new();
-    for (layer, diff_id) in &layers {
+    for (layer, diff_id) in layers {
         // Images repeat layers, mostly the empty one.
         if !seen.insert(*diff_id) {
             continue;
@@ -352,6 +432,15 @@ impl PullError {
 struct Stop<'a> {
     progress: &'a dyn Progress,
     failed: AtomicBool,
+}
+
+impl<'a> Stop<'a> {
+    fn new(progress: &'a dyn Progress) -> Self {
+        Self {
+            progress,
+            failed: AtomicBool::new(false),
+        }
+    }
 }
 
 impl Observer for Stop<'_> {

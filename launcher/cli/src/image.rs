@@ -1,18 +1,20 @@
 //! From an image reference on the command line to a tree.
 //!
-//! [`load`] parses the reference, pulls what the store does not have, and
-//! merges the layers: [`Loaded`] is what every command that takes an image
-//! works on.
+//! [`Context`] has what it takes to pull an image, [`from_layers`] and
+//! [`from_directory`] make a tree of it: [`Loaded`] is what every command that
+//! takes an image works on. Whether an argument is an image at all,
+//! [`disk`](crate::disk) says.
 
 use std::collections::BTreeMap;
 use std::env;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
 use bootwright_disk::{Source, SourceId, SourceKind};
 use bootwright_image::config::ImageConfig;
-use bootwright_image::pull::{self, Progress, PullOptions};
+use bootwright_image::pull::{self, Image, Progress, PullOptions};
 use bootwright_image::registry::{Credentials, RegistryOptions};
 use bootwright_image::store::{Layer, Store};
 use bootwright_image::tar::Limits;
@@ -23,6 +25,7 @@ use bootwright_rootfs::tree::{DirectoryOptions, Tree};
 use serde::Serialize;
 
 use crate::args::{ByteSize, ImageArgs, RegistryArgs};
+use crate::disk::{self, Found};
 use crate::interrupt::Interrupt;
 use crate::progress::{Messages, Task};
 use crate::report::Timings;
@@ -58,7 +61,7 @@ pub(crate) struct Stored {
 }
 
 /// An image, for reports.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct ImageReport {
     /// The reference in full.
     pub reference: String,
@@ -77,7 +80,7 @@ pub(crate) struct ImageReport {
 }
 
 /// A layer, for reports.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct LayerReport {
     /// Digest of the blob.
     pub digest: String,
@@ -93,6 +96,47 @@ pub(crate) struct LayerReport {
     pub pack_size: u64,
 }
 
+/// What a command has at hand when it loads something.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Context<'a> {
+    /// Which platform, how registries are reached, limits.
+    pub args: &'a ImageArgs,
+    /// Who is told.
+    pub messages: &'a Messages,
+    /// What ends it.
+    pub interrupt: &'a Interrupt,
+}
+
+impl Context<'_> {
+    /// The store of layers.
+    pub(crate) fn store(&self) -> anyhow::Result<Store> {
+        let store = Store::open(self.args.store.store.as_deref())?;
+        Ok(store.interruptible(self.interrupt.shared()))
+    }
+
+    /// How images are loaded.
+    pub(crate) fn pull_options(&self) -> anyhow::Result<PullOptions> {
+        let platform = self.args.platform()?;
+        if let Some(platform) = &platform {
+            // Said again when the image is known, but there after all the work.
+            Architecture::from_oci(platform.architecture())?;
+        }
+        let parallel = self.args.registry.parallel as usize;
+        Ok(PullOptions {
+            platform,
+            registry: registry_options(&self.args.registry),
+            limits: limits(self.args),
+            parallel: NonZeroUsize::new(parallel).unwrap_or(NonZeroUsize::MIN),
+        })
+    }
+
+    /// Passes on what a store or a pull warned of.
+    pub(crate) fn warn(&self, store: &Store) {
+        let warnings = store.take_warnings();
+        warnings.iter().for_each(|w| self.messages.warn(w));
+    }
+}
+
 /// Loads the image that `reference` names.
 pub(crate) fn load(
     reference: &str,
@@ -101,84 +145,27 @@ pub(crate) fn load(
     interrupt: &Interrupt,
     timings: &mut Timings,
 ) -> anyhow::Result<Loaded> {
-    let reference: ImageReference = reference.parse()?;
-    let platform = args.platform()?;
-    if let Some(platform) = &platform {
-        // Said again when the image is known, but there after all the work.
-        Architecture::from_oci(platform.architecture())?;
-    }
-    if let ImageReference::Directory { path } = &reference {
-        let options = DirectoryOptions::default();
-        let tree = Tree::from_directory(path, options)?;
-        timings.end("load");
-        return from_directory(tree, &reference, platform);
-    }
-
-    let store = Store::open(args.store.store.as_deref())?.interruptible(interrupt.shared());
-    let options = PullOptions {
-        platform,
-        registry: registry_options(&args.registry),
-        limits: limits(args),
-        parallel: NonZeroUsize::new(args.registry.parallel as usize).unwrap_or(NonZeroUsize::MIN),
+    let context = Context {
+        args,
+        messages,
+        interrupt,
     };
-    let progress = LayerProgress::new(messages, interrupt);
-    let image = pull::load(&reference, &options, &store, &progress);
-    store.take_warnings().iter().for_each(|w| messages.warn(w));
-    let image = image?;
-    timings.end("load");
-
-    // The store bounds each layer, this bounds what they make together.
-    let entries: usize = image.layers.iter().map(|l| l.layer.entries().len()).sum();
-    if entries as u64 > args.max_entries {
-        let max = args.max_entries;
-        bail!(
-            "the image's layers have {entries} entries, more than {max}; raise --max-entries to take it"
-        );
+    match disk::find(reference, context, timings)? {
+        Found::Image(loaded) => Ok(*loaded),
+        Found::Disk(disk) => bail!("{reference} is {disk}, and not an image"),
     }
-    let sources = image.layers.iter().map(|layer| Source {
-        kind: SourceKind::Pack {
-            diff_id: layer.diff_id.to_string(),
-        },
-        path: layer.layer.pack_path().to_owned(),
-        len: layer.layer.pack_len(),
-    });
-    let mut tree = Tree::new(sources.collect());
-    for (n, layer) in image.layers.iter().enumerate() {
-        let id = SourceId(u32::try_from(n).context("too many layers")?);
-        tree.apply_layer(id, layer.layer.entries())?;
-    }
-    timings.end("merge");
-
-    let report = ImageReport {
-        reference: reference.to_string(),
-        digest: image.manifest_digest.as_ref().map(ToString::to_string),
-        identity: image.identity.to_string(),
-        platform: image.platform.to_string(),
-        created: image.config.created.clone(),
-        labels: image.config.labels.clone(),
-        layers: image.layers.iter().map(layer_report).collect(),
-    };
-    Ok(Loaded {
-        architecture: Architecture::from_oci(image.platform.architecture())?,
-        identity: image.identity.clone(),
-        time: time(image.config.created.as_deref(), || latest(&tree))?,
-        tree,
-        report,
-        platform: image.platform,
-        stored: Some(Stored {
-            config: image.config,
-            layers: image.layers.into_iter().map(|l| l.layer).collect(),
-            store,
-        }),
-    })
 }
 
-fn from_directory(
-    tree: Tree,
+/// Loads a directory as an image.
+pub(crate) fn from_directory(
+    path: &Path,
     reference: &ImageReference,
-    platform: Option<Platform>,
+    context: Context<'_>,
+    timings: &mut Timings,
 ) -> anyhow::Result<Loaded> {
-    let platform = platform.unwrap_or_else(Platform::host);
+    let tree = Tree::from_directory(path, DirectoryOptions::default())?;
+    timings.end("load");
+    let platform = context.args.platform()?.unwrap_or_else(Platform::host);
     let (identity, latest) = identity::of_tree(&tree);
     Ok(Loaded {
         architecture: Architecture::from_oci(platform.architecture())?,
@@ -197,6 +184,63 @@ fn from_directory(
         platform,
         stored: None,
     })
+}
+
+/// Merges the layers of an image that is in the store.
+pub(crate) fn from_layers(
+    image: Image,
+    store: Store,
+    context: Context<'_>,
+    timings: &mut Timings,
+) -> anyhow::Result<Loaded> {
+    // The store bounds each layer, this bounds what they make together.
+    let entries: usize = image.layers.iter().map(|l| l.layer.entries().len()).sum();
+    let max = context.args.max_entries;
+    if entries as u64 > max {
+        bail!(
+            "the image's layers have {entries} entries, more than {max}; raise --max-entries to take it"
+        );
+    }
+    let sources = image.layers.iter().map(|layer| Source {
+        kind: SourceKind::Pack {
+            diff_id: layer.diff_id.to_string(),
+        },
+        path: layer.layer.pack_path().to_owned(),
+        len: layer.layer.pack_len(),
+    });
+    let mut tree = Tree::new(sources.collect());
+    for (n, layer) in image.layers.iter().enumerate() {
+        let id = SourceId(u32::try_from(n).context("too many layers")?);
+        tree.apply_layer(id, layer.layer.entries())?;
+    }
+    timings.end("merge");
+
+    Ok(Loaded {
+        architecture: Architecture::from_oci(image.platform.architecture())?,
+        identity: image.identity.clone(),
+        time: time(image.config.created.as_deref(), || latest(&tree))?,
+        tree,
+        report: report(&image),
+        platform: image.platform,
+        stored: Some(Stored {
+            config: image.config,
+            layers: image.layers.into_iter().map(|l| l.layer).collect(),
+            store,
+        }),
+    })
+}
+
+/// What is told of an image.
+pub(crate) fn report(image: &Image) -> ImageReport {
+    ImageReport {
+        reference: image.reference.to_string(),
+        digest: image.manifest_digest.as_ref().map(ToString::to_string),
+        identity: image.identity.to_string(),
+        platform: image.platform.to_string(),
+        created: image.config.created.clone(),
+        labels: image.config.labels.clone(),
+        layers: image.layers.iter().map(layer_report).collect(),
+    }
 }
 
 fn layer_report(info: &pull::LayerInfo) -> LayerReport {
@@ -258,17 +302,17 @@ fn limits(args: &ImageArgs) -> Limits {
 }
 
 /// Shows layers as they come.
-struct LayerProgress<'a> {
+pub(crate) struct LayerProgress<'a> {
     messages: &'a Messages,
     interrupt: &'a Interrupt,
     tasks: Mutex<BTreeMap<Digest, Task<'a>>>,
 }
 
 impl<'a> LayerProgress<'a> {
-    fn new(messages: &'a Messages, interrupt: &'a Interrupt) -> Self {
+    pub(crate) fn new(context: Context<'a>) -> Self {
         Self {
-            messages,
-            interrupt,
+            messages: context.messages,
+            interrupt: context.interrupt,
             tasks: Mutex::default(),
         }
     }

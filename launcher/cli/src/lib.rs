@@ -6,6 +6,7 @@
 
 pub mod args;
 mod commands;
+mod disk;
 mod image;
 mod interrupt;
 mod progress;

@@ -12,6 +12,7 @@ use bootwright_rootfs::boot::{self, Boot};
 use serde::Serialize;
 
 use crate::args::ByteSize;
+use crate::disk::{self, Form};
 use crate::progress::printable;
 
 /// How long the stages of a command took, in milliseconds.
@@ -245,6 +246,38 @@ impl Lines {
                 format!("{}\n", printable(&text).trim_end())
             })
             .collect()
+    }
+
+    /// What a finished disk came as, and where it comes from.
+    pub(crate) fn origin(&mut self, disk: &disk::Report) {
+        self.add("Disk", &disk.name);
+        if disk.form != Form::File {
+            self.indented(1, "form", disk.form);
+        }
+        let fields = [
+            ("digest", &disk.digest),
+            ("platform", &disk.platform),
+            ("created", &disk.created),
+            ("made by", &disk.tool),
+        ];
+        for (name, value) in fields {
+            if let Some(value) = value {
+                self.indented(1, name, value);
+            }
+        }
+        if let Some(source) = &disk.source {
+            let reference = source.reference.as_deref();
+            self.indented(1, "made from", reference.unwrap_or("unknown"));
+            let fields = [("digest", &source.digest), ("identity", &source.identity)];
+            for (name, value) in fields {
+                if let Some(value) = value {
+                    self.indented(2, name, value);
+                }
+            }
+        }
+        for (name, value) in &disk.options {
+            self.indented(1, &format!("option {name}"), value);
+        }
     }
 
     /// The menu and the kernel.

@@ -106,6 +106,15 @@ fn an_image_and_a_disk_file_are_served_as_the_disk_that_build_writes() {
         let mut server = Server::start(&work.at("store"), target, &socket, more);
         let mode = fs::symlink_metadata(&socket).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        if target == work.reference {
+            // The kernel is there, for who starts it without firmware.
+            let boot = &server.report["boot"];
+            assert_eq!(boot["kernelVersion"], "6.1.0-test");
+            let part = &boot["kernel"]["parts"][0];
+            let at = part["diskOffset"].as_u64().unwrap() as usize;
+            let bytes = fs::read(&raw).unwrap();
+            assert!(bytes[at..at + 70_000].iter().all(|&b| b == 0x5a));
+        }
         let size = server.report["size"].as_u64();
         assert_eq!(size, Some(raw.metadata().unwrap().len()));
         let compare = &["qemu-img", "compare", "-f", "raw", "-F", "raw"];

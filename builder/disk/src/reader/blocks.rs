@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::file::{DiskFormat, RawFile};
-use super::{FileRun, ReadAt, Run, checked_range};
+use super::{ReadAt, Run, checked_range};
 use crate::vhdx::FULLY_PRESENT;
 
 /// Bytes of the table that are read at once and kept.
@@ -170,12 +170,7 @@ impl ReadAt for Blocks {
     fn next_run(&self, range: Range<u64>) -> io::Result<Run> {
         let len = self.block_end(range.start).min(range.end) - range.start;
         Ok(match self.place(range.start / self.block)? {
-            Some(place) => Run::File(FileRun {
-                file: Arc::clone(self.file.file()),
-                offset: place + range.start % self.block,
-                len,
-                source: None,
-            }),
+            Some(place) => self.file.run(place + range.start % self.block, len),
             None => Run::Read(len),
         })
     }

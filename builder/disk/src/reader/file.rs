@@ -105,6 +105,29 @@ pub fn open_disk(path: &Path) -> Result<DiskFile, DiskError> {
     DiskFile::new(raw, format)
 }
 
+/// Opens a raw disk in a file that is open; `name` is what errors call it.
+///
+/// # Errors
+/// See [`DiskError`].
+pub fn open_raw(file: File, name: &Path) -> Result<DiskFile, DiskError> {
+    DiskFile::new(RawFile::new(file, name)?, DiskFormat::Raw)
+}
+
+/// Opens a disk that is `part` of the file `path`, a range in bytes. Its format
+/// is that which its first bytes show, as for [`open_disk`].
+///
+/// # Errors
+/// See [`DiskError`]; the file may also end before the part does.
+pub fn open_disk_part(path: &Path, part: Range<u64>) -> Result<DiskFile, DiskError> {
+    let mut raw = RawFile::open(path)?;
+    if part.start > part.end || part.end > raw.len {
+        return Err(raw.unsupported("it is shorter than the disk in it"));
+    }
+    (raw.start, raw.len) = (part.start, part.end - part.start);
+    let format = raw.probe()?;
+    DiskFile::new(raw, format)
+}
+
 /// Opens the disk in `path` as one of `format`, whatever it looks like.
 ///
 /// # Errors
@@ -190,11 +213,13 @@ impl ReadAt for DiskFile {
     }
 }
 
-/// A file's bytes as they are.
+/// A file's bytes as they are, or a part of them.
 #[derive(Debug)]
 pub(super) struct RawFile {
     file: Arc<File>,
     path: PathBuf,
+    /// Where in the file it begins.
+    start: u64,
     len: u64,
 }
 
@@ -206,9 +231,15 @@ impl RawFile {
         };
         // NONBLOCK, so that a fifo does not hang us before it is refused.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let mut file: File = open(path, flags, Mode::empty())
-            .map_err(|e| io(e.into()))?
-            .into();
+        let file = open(path, flags, Mode::empty()).map_err(|e| io(e.into()))?;
+        Self::new(file.into(), path)
+    }
+
+    fn new(mut file: File, path: &Path) -> Result<Self, DiskError> {
+        let io = |error| DiskError::Io {
+            path: path.into(),
+            error,
+        };
         let kind = file.metadata().map_err(io)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(DiskError::Unsupported {
@@ -220,6 +251,7 @@ impl RawFile {
         Ok(Self {
             file: Arc::new(file),
             path: path.into(),
+            start: 0,
             len,
         })
     }
@@ -232,8 +264,14 @@ impl RawFile {
         self.len
     }
 
-    pub(super) fn file(&self) -> &Arc<File> {
-        &self.file
+    /// `len` bytes at `offset` as a run.
+    pub(super) fn run(&self, offset: u64, len: u64) -> Run {
+        Run::File(FileRun {
+            file: Arc::clone(&self.file),
+            offset: self.start + offset,
+            len,
+            source: None,
+        })
     }
 
     /// The error of a file that breaks the rules of its format.
@@ -321,7 +359,7 @@ impl ReadAt for RawFile {
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         checked_range(offset, buf.len(), self.len)?;
         self.file
-            .read_exact_at(buf, offset)
+            .read_exact_at(buf, self.start + offset)
             .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", self.path.display())))
     }
 
@@ -329,22 +367,19 @@ impl ReadAt for RawFile {
         if from >= self.len {
             return Ok(None);
         }
-        let start = match seek(&self.file, Find::Data(from)) {
-            Ok(start) if start < self.len => start.max(from),
+        let file_end = self.start + self.len;
+        let start = match seek(&self.file, Find::Data(self.start + from)) {
+            Ok(start) if start < file_end => (start - self.start).max(from),
             Ok(_) | Err(Errno::NXIO) => return Ok(None),
             // A device or a file system that does not tell.
             Err(_) => return Ok(Some(from..self.len)),
         };
-        let end = seek(&self.file, Find::Hole(start)).map_or(self.len, |end| end.min(self.len));
+        let end = seek(&self.file, Find::Hole(self.start + start));
+        let end = end.map_or(self.len, |end| end.min(file_end) - self.start);
         Ok(Some(start..end.max(start + 1)))
     }
 
     fn next_run(&self, range: Range<u64>) -> io::Result<Run> {
-        Ok(Run::File(FileRun {
-            file: Arc::clone(&self.file),
-            offset: range.start,
-            len: range.end - range.start,
-            source: None,
-        }))
+        Ok(self.run(range.start, range.end - range.start))
     }
 }

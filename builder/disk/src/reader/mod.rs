@@ -20,7 +20,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub use cursor::DiskCursor;
-pub use file::{DiskError, DiskFile, DiskFormat, MAX_DISK_SIZE, open_disk, open_disk_as};
+pub use file::{
+    DiskError, DiskFile, DiskFormat, MAX_DISK_SIZE, open_disk, open_disk_as, open_disk_part,
+    open_raw,
+};
 pub use plan::PlanReader;
 
 use crate::plan::SourceId;

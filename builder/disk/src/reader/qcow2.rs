@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::file::{DiskError, RawFile};
-use super::{FileRun, ReadAt, Run, checked_range};
+use super::{ReadAt, Run, checked_range};
 
 pub(super) const MAGIC: [u8; 4] = *b"QFI\xfb";
 
@@ -453,12 +453,7 @@ impl ReadAt for Qcow2 {
                 let offset = offset + within;
                 let len = (end - range.start).min(self.file.len().saturating_sub(offset));
                 if len > 0 {
-                    return Ok(Run::File(FileRun {
-                        file: Arc::clone(self.file.file()),
-                        offset,
-                        len,
-                        source: None,
-                    }));
+                    return Ok(self.file.run(offset, len));
                 }
             }
             Place::Zeros | Place::Compressed(..) => {

@@ -14,6 +14,7 @@ mod tar_index;
 
 use std::fmt;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::PathBuf;
 
 use crate::config::ConfigError;
@@ -76,6 +77,36 @@ pub trait ImageSource: fmt::Debug + Send + Sync {
         descriptor: &Descriptor,
         note: Note<'a>,
     ) -> Result<Box<dyn Read + Send + 'a>, SourceError>;
+
+    /// The bytes in `range` of a blob, exactly as many; not verified.
+    ///
+    /// # Errors
+    /// It is not there, shorter, or cannot be read.
+    fn read_range(
+        &self,
+        descriptor: &Descriptor,
+        range: Range<u64>,
+        note: Note<'_>,
+    ) -> Result<Vec<u8>, SourceError> {
+        let mut blob = self.open_blob(descriptor, note)?;
+        let io = |error| SourceError::Io {
+            path: PathBuf::from(format!("blob {}", descriptor.digest)),
+            error,
+        };
+        io::copy(&mut (&mut blob).take(range.start), &mut io::sink()).map_err(io)?;
+        read_exactly(blob, &range).map_err(io)
+    }
+}
+
+/// As many bytes as `range` has.
+fn read_exactly(from: impl Read, range: &Range<u64>) -> io::Result<Vec<u8>> {
+    let len = range.end.saturating_sub(range.start);
+    let mut bytes = Vec::new();
+    from.take(len).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 == len {
+        true => Ok(bytes),
+        false => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
 }
 
 /// What a reference names, before a platform is chosen.

@@ -6,11 +6,12 @@
 //! image's choosing is.
 
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{ImageSource, Note, Root, Section, SourceError, TarIndex, check_small};
+use super::{ImageSource, Note, Root, Section, SourceError, TarIndex, check_small, read_exactly};
 use crate::digest::{Algorithm, Digest};
 use crate::manifest::{Descriptor, Index, MAX_JSON};
 use crate::reference::LayoutSelect;
@@ -261,5 +262,19 @@ impl ImageSource for OciLayout {
         _note: Note<'a>,
     ) -> Result<Box<dyn Read + Send + 'a>, SourceError> {
         Ok(Box::new(self.blob("blob", descriptor)?))
+    }
+
+    fn read_range(
+        &self,
+        descriptor: &Descriptor,
+        range: Range<u64>,
+        _note: Note<'_>,
+    ) -> Result<Vec<u8>, SourceError> {
+        let len = range.end.saturating_sub(range.start);
+        let part = self.blob("blob", descriptor)?.part(range.start, len);
+        read_exactly(part, &range).map_err(|error| SourceError::Io {
+            path: self.path.join(blob_name(&descriptor.digest)),
+            error,
+        })
     }
 }

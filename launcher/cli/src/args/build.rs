@@ -15,12 +15,16 @@ Examples:
   bootwright build quay.io/acme/web:1.4 -o web.qcow2
   bootwright build oci:./layout:latest -o disk.raw --size 20G --ssh-key ~/.ssh/id_ed25519.pub
   bootwright build oci-archive:web.tar -o - | ssh host 'dd of=/dev/vdb bs=4M'
+  bootwright build quay.io/acme/web-disk:1.4 -o web.vmdk
 
 IMAGE is a reference as podman and skopeo take it: docker://HOST/NAME:TAG (the default),
 oci:DIR[:TAG|@DIGEST], oci-archive:FILE[:TAG], docker-archive:FILE[:REF] or dir:PATH (a root
-file system). Exit status: 0 done, 1 failed, 2 bad usage, 130 interrupted.")]
+file system). DISK is a finished disk, which is written in the format asked for: a reference to
+a disk image, KubeVirt containerDisk or VirtualMachine artifact, or a file. Exit status: 0 done,
+1 failed, 2 bad usage, 130 interrupted.")]
 pub struct BuildArgs {
-    /// Image to build from
+    /// Image to build from, or finished disk to convert
+    #[arg(value_name = "IMAGE|DISK")]
     pub image: String,
     /// Write the disk to FILE or block device, or to standard output with -
     #[arg(long, short, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
@@ -48,21 +52,71 @@ pub struct BuildArgs {
     pub output_args: OutputArgs,
 }
 
+/// Space that is left free in the root file system unless `--free` says
+/// otherwise.
+pub const DEFAULT_FREE: ByteSize = ByteSize(1 << 30);
+
 /// What shapes the disk that is made of an image.
 #[derive(Debug, Clone, Args)]
 pub struct PlanArgs {
     /// Size of the disk [default: content and --free]
     #[arg(long, value_name = "SIZE", conflicts_with = "free")]
     pub size: Option<ByteSize>,
-    /// Free space to leave in the root file system
-    #[arg(long, value_name = "SIZE", default_value = "1G")]
-    pub free: ByteSize,
+    /// Free space to leave in the root file system [default: 1G]
+    #[arg(long, value_name = "SIZE")]
+    pub free: Option<ByteSize>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub boot: BootArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub customize: CustomizeArgs,
+}
+
+impl PlanArgs {
+    /// Names of the options that were given. A disk that is finished takes
+    /// none of them.
+    pub fn given(&self) -> Vec<&'static str> {
+        // All fields by name, so that a new one cannot be forgotten.
+        let Self {
+            size,
+            free,
+            boot,
+            customize,
+        } = self;
+        let BootArgs {
+            boot,
+            kargs,
+            karg_deletes,
+            stub,
+            loader,
+            esp_size,
+        } = boot;
+        let CustomizeArgs {
+            hostname,
+            ssh_keys,
+            users,
+            root_password_file,
+            files,
+        } = customize;
+        let all = [
+            ("--size", size.is_some()),
+            ("--free", free.is_some()),
+            ("--boot", boot.is_some()),
+            ("--karg", !kargs.is_empty()),
+            ("--karg-delete", !karg_deletes.is_empty()),
+            ("--stub", stub.is_some()),
+            ("--loader", loader.is_some()),
+            ("--esp-size", esp_size.is_some()),
+            ("--hostname", hostname.is_some()),
+            ("--ssh-key", !ssh_keys.is_empty()),
+            ("--user", !users.is_empty()),
+            ("--root-password-file", root_password_file.is_some()),
+            ("--file", !files.is_empty()),
+        ];
+        let given = all.into_iter().filter(|(_, given)| *given);
+        given.map(|(name, _)| name).collect()
+    }
 }
 
 /// Whether a disk's contents are compressed.
@@ -93,9 +147,9 @@ pub enum BootMode {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Boot")]
 pub struct BootArgs {
-    /// How the firmware finds the kernel
-    #[arg(long, value_enum, default_value_t = BootMode::Auto)]
-    pub boot: BootMode,
+    /// How the firmware finds the kernel [default: auto]
+    #[arg(long, value_enum)]
+    pub boot: Option<BootMode>,
     /// Add to the kernel command line (repeatable)
     #[arg(long = "karg", value_name = "KEY[=VALUE]")]
     pub kargs: Vec<String>,

@@ -8,7 +8,9 @@ mod serve;
 mod size;
 mod vms;
 
-pub use build::{BootArgs, BootMode, BuildArgs, Compression, CustomizeArgs, PlanArgs};
+pub use build::{
+    BootArgs, BootMode, BuildArgs, Compression, CustomizeArgs, DEFAULT_FREE, PlanArgs,
+};
 pub use common::{ImageArgs, OutputArgs, RegistryArgs, StoreArgs};
 pub use push::{ContainerDiskArgs, Form, LayerCompression, PushArgs, SourceRegistryArgs};
 pub use run::{Accel, GuestArgs, KernelArgs, MachineArgs, NetworkArgs, RootArgs, RunArgs};
@@ -85,7 +87,7 @@ pub enum Command {
 /// `bootwright inspect`.
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
-    /// Image reference, or a disk file (raw, qcow2, vhd or vhdx)
+    /// Reference to an image or a disk, or a disk file (raw, qcow2, vhd or vhdx)
     #[arg(value_name = "IMAGE|DISK")]
     pub target: String,
     #[command(flatten)]

@@ -17,7 +17,7 @@ Examples:
 Serves until it is told to stop (Ctrl-C or SIGTERM). The socket is there when clients can
 connect, and gone when the command has ended. Exit status: 0 stopped, 1 failed, 2 bad usage.")]
 pub struct ServeArgs {
-    /// Image reference, or a disk file (raw, qcow2, vhd or vhdx)
+    /// Reference to an image or a disk, or a disk file (raw, qcow2, vhd or vhdx)
     #[arg(value_name = "IMAGE|DISK")]
     pub target: String,
     /// Serve over NBD at this unix socket, read-only, to programs of the same user

@@ -1,21 +1,22 @@
-//! `bootwright build`: an image becomes a disk.
+//! `bootwright build`: an image becomes a disk, and a finished disk a file.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::bail;
 use bootwright_disk::SourceReader;
-use bootwright_disk::reader::{PlanReader, ReadAt as _, data_len};
+use bootwright_disk::reader::{ReadAt as _, data_len};
 use bootwright_disk::sink::{self, Format, Target};
 use bootwright_rootfs::assemble::{self, Disk, Size};
 use bootwright_rootfs::boot;
 use serde::Serialize;
 
-use crate::args::{BootArgs, BootMode, BuildArgs, ByteSize, Compression, PlanArgs};
-use crate::image::{self, ImageReport, Loaded};
+use crate::args::{BootArgs, BootMode, BuildArgs, ByteSize, Compression, DEFAULT_FREE, PlanArgs};
+use crate::disk;
+use crate::image::{Context, ImageReport, Loaded};
 use crate::interrupt::Interrupt;
 use crate::progress::Messages;
-use crate::report::{self, BootReport, Lines, Partition, PlanReport, Timings};
+use crate::report::{BootReport, Lines, Partition, PlanReport, Timings};
 
 /// What sizes of disks are rounded up to in any case.
 const MIB: u64 = 1 << 20;
@@ -32,10 +33,15 @@ struct Report {
     size: u64,
     /// Length of the file.
     file_size: u64,
-    image: ImageReport,
-    boot: BootReport,
+    /// What the disk was made from; null for a finished disk.
+    image: Option<ImageReport>,
+    /// The finished disk that was written; null for an image.
+    disk: Option<disk::Report>,
+    /// Null for a finished disk; `inspect` tells what it boots.
+    boot: Option<BootReport>,
     partitions: Vec<Partition>,
-    plan: PlanReport,
+    /// Null for a finished disk that is no plan.
+    plan: Option<PlanReport>,
     warnings: Vec<String>,
     timings_ms: Timings,
 }
@@ -59,29 +65,21 @@ pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> anyhow::Result<()>
         );
     }
 
-    let mut loaded = image::load(
-        &args.image,
-        &args.image_args,
-        &messages,
+    let context = Context {
+        args: &args.image_args,
+        messages: &messages,
         interrupt,
-        &mut timings,
-    )?;
-    let disk = plan(&mut loaded, &args.plan, format.size_unit())?;
-    timings.end("plan");
-    let mut warnings = loaded.tree.warnings().to_vec();
-    warnings.extend(disk.warnings.iter().cloned());
-    warnings.iter().for_each(|w| messages.warn(w));
-
-    let partitions = report::partitions(&disk);
-    let plan_report = PlanReport::from(&disk.plan);
-    let boot = BootReport::from(&disk.boot);
-    let reader = PlanReader::new(disk.plan);
+    };
+    let unit = format.size_unit();
+    let ready = disk::ready(&args.image, &args.plan, unit, context, &mut timings)?;
+    ready.warnings.iter().for_each(|w| messages.warn(w));
+    let reader = &ready.reader;
     let task = messages.task(
         &format!("disk {}", args.output.display()),
-        data_len(&reader)?,
+        data_len(reader)?,
     );
     let written = sink::write(
-        &reader,
+        reader,
         target,
         format,
         &sink::Options {
@@ -101,11 +99,12 @@ pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> anyhow::Result<()>
         format: format.name(),
         size: reader.size(),
         file_size: written.length,
-        image: loaded.report,
-        boot,
-        partitions,
-        plan: plan_report,
-        warnings,
+        image: ready.image,
+        disk: ready.disk,
+        boot: ready.menu,
+        partitions: ready.partitions,
+        plan: ready.plan.as_deref().map(PlanReport::from),
+        warnings: ready.warnings,
         timings_ms: timings,
     };
     if args.output_args.json {
@@ -115,11 +114,18 @@ pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> anyhow::Result<()>
     lines.add("Disk", &report.output);
     lines.add("Format", report.format);
     lines.size("Size", report.size);
-    lines.add("Image", &report.image.reference);
-    if let Some(digest) = &report.image.digest {
-        lines.indented(1, "digest", digest);
+    if let Some(image) = &report.image {
+        lines.add("Image", &image.reference);
+        if let Some(digest) = &image.digest {
+            lines.indented(1, "digest", digest);
+        }
     }
-    lines.boot(&report.boot);
+    if let Some(disk) = &report.disk {
+        lines.origin(disk);
+    }
+    if let Some(boot) = &report.boot {
+        lines.boot(boot);
+    }
     lines.partitions(&report.partitions);
     messages.note(lines.text().trim_end());
     Ok(())
@@ -127,6 +133,16 @@ pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> anyhow::Result<()>
 
 /// Customises the tree and plans the disk, whose size is a multiple of `unit`.
 pub(crate) fn plan(loaded: &mut Loaded, args: &PlanArgs, unit: u64) -> anyhow::Result<Disk> {
+    plan_of_size(loaded, args, &|natural| natural.next_multiple_of(unit))
+}
+
+/// Customises the tree and plans the disk, whose size is what `size` makes of
+/// the one that it would have.
+pub(crate) fn plan_of_size(
+    loaded: &mut Loaded,
+    args: &PlanArgs,
+    size: &dyn Fn(u64) -> u64,
+) -> anyhow::Result<Disk> {
     let parsed = super::customize::parse(&args.customize, loaded)?;
     parsed.customization.apply(&mut loaded.tree)?;
     let reader = SourceReader::new(loaded.tree.sources().to_vec());
@@ -136,7 +152,7 @@ pub(crate) fn plan(loaded: &mut Loaded, args: &PlanArgs, unit: u64) -> anyhow::R
         time: loaded.time,
         size: match args.size {
             Some(ByteSize(bytes)) => Size::Disk(bytes),
-            None => Size::Free(args.free.0),
+            None => Size::Free(args.free.unwrap_or(DEFAULT_FREE).0),
         },
         esp_size: args.boot.esp_size.map(|size| size.0),
         mode: mode(&args.boot),
@@ -147,21 +163,23 @@ pub(crate) fn plan(loaded: &mut Loaded, args: &PlanArgs, unit: u64) -> anyhow::R
         variant: parsed.canonical,
     };
     let disk = assemble::assemble(&loaded.tree, &reader, &options)?;
-    if disk.plan.size().is_multiple_of(unit) {
+    let natural = disk.plan.size();
+    let wanted = size(natural);
+    if wanted == natural {
         return Ok(disk);
     }
     // More room for the root file system, not a table that does not end where
     // the disk does.
-    options.size = Size::Disk(disk.plan.size().next_multiple_of(unit));
+    options.size = Size::Disk(wanted);
     Ok(assemble::assemble(&loaded.tree, &reader, &options)?)
 }
 
 fn mode(args: &BootArgs) -> boot::Mode {
     match args.boot {
-        BootMode::Auto => boot::Mode::Auto,
-        BootMode::Uki => boot::Mode::Uki,
-        BootMode::Bls => boot::Mode::Bls,
-        BootMode::None => boot::Mode::None,
+        None | Some(BootMode::Auto) => boot::Mode::Auto,
+        Some(BootMode::Uki) => boot::Mode::Uki,
+        Some(BootMode::Bls) => boot::Mode::Bls,
+        Some(BootMode::None) => boot::Mode::None,
     }
 }
 

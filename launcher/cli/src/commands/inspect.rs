@@ -1,24 +1,20 @@
 //! `bootwright inspect`: what an image would become, or what a disk holds.
 
 use std::io::{self, Write as _};
-use std::path::Path;
 use std::sync::Arc;
 
-use bootwright_disk::gpt::{self, PartitionReader};
-use bootwright_disk::reader::{self, DiskCursor, DiskFile, ReadAt};
+use bootwright_delivery::metadata::BootInfo;
+use bootwright_disk::reader::{self, ReadAt};
 use bootwright_image::Platform;
-use bootwright_rootfs::boot::{Architecture, bls, discover};
-use bootwright_rootfs::{ext4, fat};
+use bootwright_rootfs::boot::{Architecture, discover};
 use serde::Serialize;
 
 use crate::args::{InspectArgs, default_plan};
-use crate::image::{self, ImageReport};
+use crate::disk::{self, Contents, Disk, EspFile, Form};
+use crate::image::{Context, ImageReport, Loaded};
 use crate::interrupt::Interrupt;
 use crate::progress::Messages;
 use crate::report::{self, BootReport, Entry, Lines, Partition, PlanReport, Timings};
-
-/// Largest loader entry read from a disk, in bytes.
-const MAX_ENTRY: u64 = 1 << 20;
 
 #[derive(Debug, Serialize)]
 struct ImageInspection {
@@ -36,8 +32,11 @@ struct ImageInspection {
 
 #[derive(Debug, Serialize)]
 struct DiskInspection {
-    path: String,
+    /// Null for a disk that came as an image.
+    path: Option<String>,
     format: &'static str,
+    /// What it came as, and where it comes from.
+    origin: disk::Report,
     /// Size of the disk as the machine sees it.
     size: u64,
     /// Bytes of it that are not known to be zeros.
@@ -46,12 +45,36 @@ struct DiskInspection {
     guid: Option<String>,
     partitions: Vec<Partition>,
     entries: Vec<Entry>,
+    /// The kernel that the disk was made with; null if it does not say.
+    made_for: Option<MadeFor>,
     /// What `run` starts, without firmware; null if `problem` says why not.
     boots: Option<Found>,
     problem: Option<String>,
     /// Files of the EFI system partition.
     esp: Vec<EspFile>,
     warnings: Vec<String>,
+}
+
+/// What a disk image says of its boot.
+#[derive(Debug, Serialize)]
+struct MadeFor {
+    kernel_version: String,
+    command_line: String,
+    /// Length of the kernel in bytes, if it is on the disk as it is.
+    kernel_size: Option<u64>,
+    /// Length of the initramfs in bytes, likewise.
+    initrd_size: Option<u64>,
+}
+
+impl From<&BootInfo> for MadeFor {
+    fn from(boot: &BootInfo) -> Self {
+        Self {
+            kernel_version: boot.kernel_version.clone(),
+            command_line: boot.command_line.clone(),
+            kernel_size: boot.kernel.as_ref().map(|file| file.size),
+            initrd_size: boot.initrd.as_ref().map(|file| file.size),
+        }
+    }
 }
 
 /// What discovery finds on a disk, see [`discover`].
@@ -71,31 +94,22 @@ struct Found {
     notes: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
-struct EspFile {
-    path: String,
-    size: u32,
-}
-
 /// Runs the command.
 pub(crate) fn run(args: &InspectArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
-    let path = Path::new(&args.target);
-    if super::is_disk(path) {
-        return disk(path, args);
-    }
-    image(args, interrupt)
-}
-
-fn image(args: &InspectArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
     let messages = Messages::new(args.output.quiet);
     let mut timings = Timings::start();
-    let mut loaded = image::load(
-        &args.target,
-        &args.image,
-        &messages,
+    let context = Context {
+        args: &args.image,
+        messages: &messages,
         interrupt,
-        &mut timings,
-    )?;
+    };
+    match disk::peek(&args.target, context, &mut timings)? {
+        disk::Found::Image(loaded) => image(*loaded, args, timings),
+        disk::Found::Disk(disk) => inspect_disk(&disk, args),
+    }
+}
+
+fn image(mut loaded: Loaded, args: &InspectArgs, mut timings: Timings) -> anyhow::Result<()> {
     // What `build` does without options, so that the two cannot disagree.
     let planned = super::build::plan(&mut loaded, &default_plan()?, 1);
     timings.end("plan");
@@ -174,43 +188,43 @@ fn image_text(report: &ImageInspection) -> Lines {
     lines
 }
 
-fn disk(path: &Path, args: &InspectArgs) -> anyhow::Result<()> {
-    let disk = Arc::new(reader::open_disk(path)?);
-    let (boots, problem) = match boots(Arc::clone(&disk), args)? {
+fn inspect_disk(disk: &Disk, args: &InspectArgs) -> anyhow::Result<()> {
+    let (boots, problem) = match boots(
+        Arc::clone(&disk.reader),
+        disk.report.platform.as_deref(),
+        args,
+    )? {
         Ok(found) => (Some(found), None),
         Err(problem) => (None, Some(problem.to_string())),
     };
-    let mut report = DiskInspection {
-        path: path.display().to_string(),
-        format: disk.format().name(),
-        size: disk.size(),
-        data: reader::data_len(&disk)?,
-        guid: None,
-        partitions: Vec::new(),
-        entries: Vec::new(),
+    let Contents {
+        guid,
+        partitions,
+        entries,
+        esp,
+        warnings,
+    } = Contents::of(&*disk.reader);
+    let origin = disk.report.clone();
+    let report = DiskInspection {
+        path: (origin.form == Form::File).then(|| origin.name.clone()),
+        format: origin.format,
+        origin,
+        size: disk.reader.size(),
+        data: reader::data_len(&*disk.reader)?,
+        guid,
+        partitions,
+        entries,
+        made_for: disk.boot.as_ref().map(MadeFor::from),
         boots,
         problem,
-        esp: Vec::new(),
-        warnings: Vec::new(),
+        esp,
+        warnings,
     };
-    match gpt::read(&mut DiskCursor::new(&disk)) {
-        Ok(table) => {
-            report.guid = Some(table.disk_guid.to_string());
-            if table.copy == gpt::Copy::Backup {
-                let text = "the primary partition table is damaged; this is the backup";
-                report.warnings.push(text.into());
-            }
-            for partition in &table.partitions {
-                inspect_partition(&disk, partition, &mut report);
-            }
-        }
-        Err(error) => report.warnings.push(error.to_string()),
-    }
     if args.output.json {
         return super::print_json(&report);
     }
     let mut lines = Lines::default();
-    lines.add("Disk", &report.path);
+    lines.origin(&report.origin);
     lines.add("Format", report.format);
     lines.size("Size", report.size);
     lines.size("Data", report.data);
@@ -230,6 +244,10 @@ fn disk(path: &Path, args: &InspectArgs) -> anyhow::Result<()> {
                 lines.indented(2, name, value);
             }
         }
+    }
+    if let Some(made) = &report.made_for {
+        lines.add("Made for", &made.kernel_version);
+        lines.indented(1, "command line", &made.command_line);
     }
     if let Some(found) = &report.boots {
         lines.add("Boots", found.title.as_deref().unwrap_or(&found.id));
@@ -260,10 +278,15 @@ fn disk(path: &Path, args: &InspectArgs) -> anyhow::Result<()> {
 
 /// What `run` would start.
 fn boots(
-    disk: Arc<DiskFile>,
+    disk: Arc<dyn ReadAt>,
+    platform: Option<&str>,
     args: &InspectArgs,
 ) -> anyhow::Result<Result<Found, discover::NothingToBoot>> {
-    let platform = args.image.platform()?.unwrap_or_else(Platform::host);
+    let platform = match (args.image.platform()?, platform) {
+        (Some(platform), _) => platform,
+        (None, Some(text)) => text.parse()?,
+        (None, None) => Platform::host(),
+    };
     let architecture = Architecture::from_oci(platform.architecture())?;
     Ok(discover::discover(disk, architecture).map(|found| {
         let menu = found.entries.iter().map(|e| e.id.clone()).collect();
@@ -283,55 +306,4 @@ fn boots(
             notes: found.notes,
         }
     }))
-}
-
-/// Recognises the file system and reads what it says about booting.
-fn inspect_partition(disk: &DiskFile, partition: &gpt::Partition, report: &mut DiskInspection) {
-    let mut entry = Partition::from(partition);
-    let mut start = [0; 2048];
-    let readable = disk.read_exact_at(partition.start, &mut start).is_ok();
-    if readable && let Ok(summary) = ext4::read_superblock(&start) {
-        entry.file_system = Some("ext4".into());
-        entry.uuid = Some(uuid::Uuid::from_bytes(summary.uuid).to_string());
-    } else if let Ok(volume) =
-        fat::Reader::open(PartitionReader::new(DiskCursor::new(disk), partition))
-    {
-        entry.file_system = Some("vfat".into());
-        entry.uuid = volume
-            .volume_id()
-            .map(|id| format!("{:04X}-{:04X}", id >> 16, id & 0xffff));
-        if let Err(error) = inspect_esp(volume, report) {
-            report.warnings.push(format!("{}: {error}", partition.name));
-        }
-    }
-    report.partitions.push(entry);
-}
-
-fn inspect_esp<R: io::Read + io::Seek>(
-    mut volume: fat::Reader<R>,
-    report: &mut DiskInspection,
-) -> anyhow::Result<()> {
-    let mut found = Vec::new();
-    for file in volume.list()?.into_iter().filter(|file| !file.is_directory) {
-        let lower = file.path.to_ascii_lowercase();
-        if let Some(name) = lower.strip_prefix("loader/entries/")
-            && name.ends_with(".conf")
-        {
-            let bytes = volume.read_file(&file.path, MAX_ENTRY)?;
-            let file_name = file.path.rsplit('/').next().unwrap_or(&file.path);
-            match bls::parse(file_name, &bytes) {
-                Ok(entry) => found.push(entry),
-                Err(error) => report.warnings.push(error.to_string()),
-            }
-        } else if lower.starts_with("efi/linux/") && lower.ends_with(".efi") {
-            found.push(bls::Entry::unified(&file.path, &Default::default(), None));
-        }
-        report.esp.push(EspFile {
-            path: file.path,
-            size: file.size,
-        });
-    }
-    bls::sort(&mut found);
-    report.entries.extend(found.iter().map(Entry::from));
-    Ok(())
 }

@@ -11,8 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::{Context as _, bail};
+use bootwright_delivery::metadata::BootInfo;
 use bootwright_disk::nbd::{self, Export, NbdError};
-use bootwright_disk::reader::{self, DiskFile, PlanReader, ReadAt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -20,7 +20,8 @@ use rustix::process::umask;
 use serde::Serialize;
 
 use crate::args::{ByteSize, ServeArgs};
-use crate::image::{self, ImageReport, Loaded};
+use crate::disk;
+use crate::image::{Context, ImageReport};
 use crate::interrupt::Interrupt;
 use crate::progress::Messages;
 use crate::report::Timings;
@@ -43,67 +44,48 @@ struct Report<'a> {
     uri: String,
     /// Size of the disk in bytes.
     size: u64,
-    /// What the disk is made of; null for a disk file.
+    /// What the disk is made of; null for a finished disk.
     image: Option<&'a ImageReport>,
-}
-
-/// What is served.
-enum Served {
-    // The layers stay locked while they are served.
-    Image(Box<Loaded>, PlanReader),
-    File(DiskFile),
-}
-
-impl Served {
-    fn disk(&self) -> &dyn ReadAt {
-        match self {
-            Self::Image(_, reader) => reader,
-            Self::File(file) => file,
-        }
-    }
+    /// The finished disk; null for an image.
+    disk: Option<&'a disk::Report>,
+    /// Where kernel and initramfs are on the disk, in the words of a disk
+    /// image's metadata; null where that is not known.
+    boot: Option<&'a BootInfo>,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &ServeArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
     let messages = Messages::new(args.output.quiet);
     let socket = Socket::bind(&args.nbd)?;
-    let served = load(args, &messages, interrupt)?;
+    let context = Context {
+        args: &args.image,
+        messages: &messages,
+        interrupt,
+    };
+    let mut timings = Timings::start();
+    let served = disk::ready(&args.target, &args.plan, 1, context, &mut timings)?;
+    served.warnings.iter().for_each(|w| messages.warn(w));
     let uri = uri(&args.nbd);
     if args.output.json {
         super::print_json(&Report {
             uri,
-            size: served.disk().size(),
-            image: match &served {
-                Served::Image(loaded, _) => Some(&loaded.report),
-                Served::File(_) => None,
-            },
+            size: served.reader.size(),
+            image: served.image.as_ref(),
+            disk: served.disk.as_ref(),
+            boot: served.boot.as_ref(),
         })?;
     } else {
-        let size = ByteSize(served.disk().size());
+        let size = ByteSize(served.reader.size());
         messages.note(&format!("serving {} ({size}) at {uri}", args.target));
     }
     let export = Export {
         name: NAME,
         description: &args.target,
-        disk: served.disk(),
+        disk: &*served.reader,
         writer: None,
         warn: &|text| messages.warn(text),
     };
     accept(&socket.listener, &export, &messages, interrupt)
-}
-
-fn load(args: &ServeArgs, messages: &Messages, interrupt: &Interrupt) -> anyhow::Result<Served> {
-    let path = Path::new(&args.target);
-    if super::is_disk(path) {
-        return Ok(Served::File(reader::open_disk(path)?));
-    }
-    let mut timings = Timings::start();
-    let mut loaded = image::load(&args.target, &args.image, messages, interrupt, &mut timings)?;
-    let disk = super::build::plan(&mut loaded, &args.plan, 1)?;
-    let warnings = loaded.tree.warnings().iter().chain(&disk.warnings);
-    warnings.for_each(|w| messages.warn(w));
-    let reader = PlanReader::new(disk.plan);
-    Ok(Served::Image(Box::new(loaded), reader))
 }
 
 /// The URI of an export (the NBD project's doc/uri.md).

@@ -8,9 +8,7 @@ use bootwright_disk::reader;
 use bootwright_rootfs::boot::Architecture;
 use bootwright_rootfs::customize::{Hostname, parse_keys};
 
-use crate::args::{
-    BootArgs, BootMode, ByteSize, CustomizeArgs, MachineArgs, PlanArgs, RootArgs, RunArgs,
-};
+use crate::args::{BootArgs, ByteSize, CustomizeArgs, MachineArgs, PlanArgs, RootArgs, RunArgs};
 use crate::commands;
 use crate::image::{self, Loaded};
 use crate::interrupt::Interrupt;
@@ -393,9 +391,9 @@ fn plan(
 fn plan_args(args: &RootArgs) -> PlanArgs {
     PlanArgs {
         size: args.size,
-        free: args.free.unwrap_or(ByteSize(FREE)),
+        free: Some(args.free.unwrap_or(ByteSize(FREE))),
         boot: BootArgs {
-            boot: BootMode::Auto,
+            boot: None,
             kargs: Vec::new(),
             karg_deletes: Vec::new(),
             stub: None,

@@ -3,18 +3,16 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use bootwright_delivery::metadata::{BootInfo, DiskInfo, PartitionInfo, SourceImage, VERSION};
-use bootwright_delivery::metadata::{FileOnDisk, locate};
-use bootwright_disk::Plan;
+use bootwright_delivery::metadata::{DiskInfo, PartitionInfo, SourceImage, VERSION};
 use bootwright_disk::gpt;
 use bootwright_disk::ids::Ids;
 use bootwright_disk::reader::{DiskCursor, ReadAt};
 use bootwright_image::Digest;
 use bootwright_rootfs::assemble::Disk;
-use bootwright_rootfs::tree::FileContent;
 use std::collections::BTreeMap;
 
-use crate::args::{BootMode, PlanArgs};
+use crate::args::{BootMode, DEFAULT_FREE, PlanArgs};
+use crate::disk::boot_info;
 use crate::image::Loaded;
 
 /// Largest key or EFI binary that is digested, in bytes.
@@ -42,17 +40,7 @@ pub(super) fn of_image(
                 ..partition(number, &summary.partition)
             })
             .collect(),
-        boot: Some(BootInfo {
-            kernel_version: disk.boot.kernel.version.clone(),
-            command_line: disk.boot.command_line.clone(),
-            kernel: file(&disk.plan, &disk.boot.kernel.linux),
-            initrd: disk
-                .boot
-                .kernel
-                .initrd
-                .as_ref()
-                .and_then(|initrd| file(&disk.plan, &initrd.content)),
-        }),
+        boot: Some(boot_info(disk)),
         source: Some(SourceImage {
             reference: loaded.report.reference.clone(),
             digest: loaded.report.digest.clone(),
@@ -61,11 +49,6 @@ pub(super) fn of_image(
         options,
         layers: Vec::new(),
     }
-}
-
-/// Where a file of the image is on the disk.
-fn file(plan: &Plan, content: &FileContent) -> Option<FileOnDisk> {
-    locate(plan, content.size, &content.extents)
 }
 
 /// Describes a disk that somebody made. `content` tells it from others that
@@ -113,15 +96,14 @@ pub(super) fn options(args: &PlanArgs) -> anyhow::Result<BTreeMap<String, String
             all.insert(name.to_owned(), value);
         }
     };
-    let defaults = crate::args::default_plan()?;
     add("size", args.size.map(|size| size.0.to_string()));
-    let free = (args.free != defaults.free).then(|| args.free.0.to_string());
-    add("free", free);
+    let free = args.free.filter(|free| *free != DEFAULT_FREE);
+    add("free", free.map(|free| free.0.to_string()));
     let boot = match args.boot.boot {
-        BootMode::Auto => None,
-        BootMode::Uki => Some("uki"),
-        BootMode::Bls => Some("bls"),
-        BootMode::None => Some("none"),
+        None | Some(BootMode::Auto) => None,
+        Some(BootMode::Uki) => Some("uki"),
+        Some(BootMode::Bls) => Some("bls"),
+        Some(BootMode::None) => Some("none"),
     };
     add("boot", boot.map(str::to_owned));
     add("karg", Some(args.boot.kargs.join(" ")));
