@@ -5,6 +5,7 @@
 //! GPT, and writes plans to [sinks](sink). It knows nothing of images,
 //! networks or file systems, and is synchronous.
 
+pub mod compare;
 pub mod gpt;
 pub mod ids;
 pub mod nbd;

@@ -41,6 +41,11 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let failed = match cli.command {
+        // 1 says that the disk differs, as for cmp(1).
+        Command::Verify(_) => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
+    };
     let result = match cli.command {
         Command::Run(args) => return commands::run::run(&args, &interrupt),
         Command::Ps(args) => commands::vms::ps(&args),
@@ -58,6 +63,10 @@ pub fn main() -> ExitCode {
         Command::Build(args) => commands::build::run(&args, &interrupt),
         Command::Inspect(args) => commands::inspect::run(&args, &interrupt),
         Command::Push(args) => commands::push::run(&args, &interrupt),
+        Command::Verify(args) => match commands::verify::run(&args, &interrupt) {
+            Ok(false) => return ExitCode::FAILURE,
+            other => other.map(drop),
+        },
         Command::Serve(args) => commands::serve::run(&args, &interrupt),
         Command::Cache(args) => commands::cache::run(&args.command, &interrupt),
         Command::Completion { shell } => commands::completion(shell),
@@ -68,10 +77,10 @@ pub fn main() -> ExitCode {
             eprintln!("bootwright: interrupted");
             ExitCode::from(INTERRUPTED)
         }
-        Err(error) if commands::is_broken_pipe(&error) => ExitCode::FAILURE,
+        Err(error) if commands::is_broken_pipe(&error) => failed,
         Err(error) => {
             eprintln!("bootwright: {}", explained(&error));
-            ExitCode::FAILURE
+            failed
         }
     }
 }

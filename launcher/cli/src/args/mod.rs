@@ -6,6 +6,7 @@ mod push;
 mod run;
 mod serve;
 mod size;
+mod verify;
 mod vms;
 
 pub use build::{
@@ -16,6 +17,7 @@ pub use push::{ContainerDiskArgs, Form, LayerCompression, PushArgs, SourceRegist
 pub use run::{Accel, GuestArgs, KernelArgs, MachineArgs, NetworkArgs, RootArgs, RunArgs};
 pub use serve::ServeArgs;
 pub use size::ByteSize;
+pub use verify::VerifyArgs;
 pub use vms::{CpArgs, LogsArgs, NameArgs, PsArgs, ResizeArgs, RmArgs, SshArgs, StopArgs};
 
 use clap::{Parser, Subcommand};
@@ -73,6 +75,8 @@ pub enum Command {
     Inspect(Box<InspectArgs>),
     /// Store a disk in a registry, as an image that shares its layers with others
     Push(Box<PushArgs>),
+    /// Compare a disk with the one that an image makes
+    Verify(Box<VerifyArgs>),
     /// Export a disk over NBD without writing it
     Serve(Box<ServeArgs>),
     /// Look after the store of layers

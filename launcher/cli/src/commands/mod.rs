@@ -9,6 +9,7 @@ pub(crate) mod push;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod ssh;
+pub(crate) mod verify;
 pub(crate) mod vms;
 
 use std::fs::File;
