@@ -64,6 +64,38 @@ pub fn seal_tar(tar: &mut [u8]) {
     }
 }
 
+/// A tar of regular files.
+pub fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut tar = Vec::new();
+    for (path, content) in files {
+        let mut header = [0; 512];
+        header[..path.len()].copy_from_slice(path.as_bytes());
+        header[100..108].copy_from_slice(b"0000444\0");
+        header[108..116].copy_from_slice(b"0000000\0");
+        header[116..124].copy_from_slice(b"0000000\0");
+        header[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
+        header[136..148].copy_from_slice(b"00000000000\0");
+        header[156] = b'0';
+        header[257..265].copy_from_slice(b"ustar\x0000");
+        seal_tar(&mut header);
+        tar.extend(header);
+        tar.extend(*content);
+        tar.resize(tar.len().next_multiple_of(512), 0);
+    }
+    tar.resize(tar.len() + 1024, 0);
+    tar
+}
+
+/// Sets the checksum of a plan file or a layer's table right: a CRC32C of all
+/// that follows it.
+pub fn seal(file: &[u8]) -> Vec<u8> {
+    let mut file = file.to_vec();
+    if let Some((header, rest)) = file.split_at_mut_checked(16) {
+        header[12..].copy_from_slice(&crc32c::crc32c(rest).to_le_bytes());
+    }
+    file
+}
+
 /// A place in memory for a file of this process, where a parser takes only
 /// paths.
 pub fn scratch(name: &str) -> PathBuf {
