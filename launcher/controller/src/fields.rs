@@ -70,10 +70,8 @@ pub enum Fate {
 pub struct Finding {
     /// Its path from the spec, with indices: `template.spec.volumes[1].hostDisk`.
     pub path: String,
-    /// What becomes of it.
-    pub fate: Fate,
-    /// Why, or what is so instead.
-    pub why: &'static str,
+    /// The field.
+    pub field: &'static Field,
 }
 
 /// Finds the fields that mean nothing here in the spec of a `VirtualMachine`,
@@ -83,11 +81,7 @@ pub fn review(spec: &Value) -> Vec<Finding> {
     for field in FIELDS {
         visit(spec, field.path, String::new(), &mut |path, value| {
             if field.when.holds(value) {
-                findings.push(Finding {
-                    path,
-                    fate: field.fate,
-                    why: field.why,
-                });
+                findings.push(Finding { path, field });
             }
         });
     }
@@ -169,7 +163,7 @@ mod tests {
             } },
         });
         let found: Vec<_> = (review(&spec).into_iter())
-            .map(|f| (f.path, f.fate))
+            .map(|f| (f.path, f.field.fate))
             .collect();
         let expected = [
             ("template.spec.domain.devices.gpus", Fate::Refused),

@@ -1,8 +1,14 @@
 //! Virtual machines in Kubernetes: the API and what becomes of it.
 //!
 //! [`api`] holds the custom resources, in the shape of KubeVirt's, and makes
-//! their definitions. [`fields`] knows the fields of that shape which are
-//! accepted without effect or refused.
+//! their definitions; [`fields`] knows the fields of that shape which are
+//! accepted without effect or refused. [`convert`](mod@convert) makes our
+//! manifests of KubeVirt's. [`pod`](mod@pod) makes a machine's pod, with the
+//! [`machine`] that the pod's launcher starts.
 
 pub mod api;
+pub mod convert;
 pub mod fields;
+pub mod machine;
+pub mod pod;
+pub mod quantity;

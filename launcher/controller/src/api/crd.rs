@@ -52,6 +52,14 @@ pub fn all() -> Result<Vec<(&'static str, String)>, CrdError> {
     ])
 }
 
+/// The schema of the spec of a `VirtualMachine`.
+///
+/// # Errors
+/// If the tables of rules and fields do not fit the types.
+pub(crate) fn machine_spec() -> Result<Value, CrdError> {
+    Ok(machine()?.schema(&["spec"], "")?.take())
+}
+
 /// A definition in the making.
 struct Definition {
     name: &'static str,

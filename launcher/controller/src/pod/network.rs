@@ -1,0 +1,102 @@
+//! The interface, its ports, and the questions that are asked over it.
+
+use k8s_openapi::api::core::v1::{ContainerPort, HTTPGetAction, Probe, TCPSocketAction};
+
+use super::PodError;
+use crate::api::devices::{self, Protocol};
+use crate::api::instance::{self, InstanceSpec};
+use crate::machine;
+
+/// The name of the network that a machine without interfaces is connected to.
+const DEFAULT_NETWORK: &str = "default";
+
+/// The interface to the pod's network, unless there is none.
+pub(super) fn interface(spec: &InstanceSpec, uid: &str) -> Option<machine::Interface> {
+    let devices = &spec.domain.devices;
+    let Some(interface) = devices.interfaces.first() else {
+        return (devices.autoattach_pod_interface.unwrap_or(true)).then(|| machine::Interface {
+            name: DEFAULT_NETWORK.into(),
+            mac: mac(uid),
+            tcp: None,
+            udp: None,
+        });
+    };
+    let listed = |protocol: Protocol| {
+        let ports = (interface.ports.iter())
+            .filter(|port| of(port) == protocol)
+            .map(|port| port.port);
+        (!interface.ports.is_empty()).then(|| ports.collect())
+    };
+    Some(machine::Interface {
+        name: interface.name.clone(),
+        mac: match &interface.mac_address {
+            Some(mac) => mac.replace('-', ":").to_ascii_lowercase(),
+            None => mac(uid),
+        },
+        tcp: listed(Protocol::Tcp),
+        udp: listed(Protocol::Udp),
+    })
+}
+
+/// A hardware address of local administration whose other bytes are the first
+/// of the machine's UUID, which are random ones (RFC 9562, section 5.4).
+fn mac(uid: &str) -> String {
+    let mut digits: Vec<_> = (uid.chars().filter(char::is_ascii_hexdigit))
+        .map(|digit| digit.to_ascii_lowercase())
+        .take(10)
+        .collect();
+    digits.resize(10, '0');
+    let bytes = digits.chunks(2).map(|pair| pair.iter().collect::<String>());
+    let bytes: Vec<String> = std::iter::once("02".to_owned()).chain(bytes).collect();
+    bytes.join(":")
+}
+
+fn of(port: &devices::Port) -> Protocol {
+    port.protocol.unwrap_or(Protocol::Tcp)
+}
+
+/// The ports that Services and probes may name.
+pub(super) fn ports(spec: &InstanceSpec) -> Vec<ContainerPort> {
+    let ports = (spec.domain.devices.interfaces.iter()).flat_map(|i| &i.ports);
+    ports
+        .map(|port| ContainerPort {
+            container_port: i32::from(port.port),
+            name: port.name.clone(),
+            protocol: Some(of(port).word().into()),
+            ..ContainerPort::default()
+        })
+        .collect()
+}
+
+/// A probe of the container. The guest's ports are the pod's, so it asks as
+/// it would ask any container.
+pub(super) fn probe(
+    probe: Option<&instance::Probe>,
+    field: &'static str,
+) -> Result<Option<Probe>, PodError> {
+    let Some(probe) = probe else { return Ok(None) };
+    let http_get = probe.http_get.as_ref().map(|get| HTTPGetAction {
+        host: get.host.clone(),
+        http_headers: super::some(get.http_headers.clone()),
+        path: get.path.clone(),
+        port: get.port.clone(),
+        scheme: get.scheme.clone(),
+    });
+    let tcp_socket = probe.tcp_socket.as_ref().map(|socket| TCPSocketAction {
+        host: socket.host.clone(),
+        port: socket.port.clone(),
+    });
+    if http_get.is_none() && tcp_socket.is_none() {
+        return Err(PodError::NoProbe(field));
+    }
+    Ok(Some(Probe {
+        http_get,
+        tcp_socket,
+        initial_delay_seconds: probe.initial_delay_seconds,
+        timeout_seconds: probe.timeout_seconds,
+        period_seconds: probe.period_seconds,
+        success_threshold: probe.success_threshold,
+        failure_threshold: probe.failure_threshold,
+        ..Probe::default()
+    }))
+}
