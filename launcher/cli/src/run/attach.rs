@@ -96,7 +96,7 @@ pub(crate) fn foreground(
             Happening::Event(Event::Warning(text)) => messages.warn(&text),
             Happening::Event(Event::Ended(end)) => break Ok(end),
             Happening::Event(Event::Failed(text)) => break Err(anyhow::anyhow!(text)),
-            Happening::Event(Event::Prepared | Event::Started) => {}
+            Happening::Event(Event::Prepared | Event::Started | Event::Ready) => {}
             Happening::Gone => {
                 let how = match launched.child.wait() {
                     Ok(status) => status.to_string(),

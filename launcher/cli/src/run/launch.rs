@@ -51,7 +51,7 @@ pub(crate) fn launch(
             Some(Event::Prepared) => return Ok(launched),
             Some(Event::Warning(text)) => messages.warn(&text),
             Some(Event::Failed(text)) => bail!("{text}"),
-            Some(Event::Started | Event::Ended(_)) => {}
+            Some(Event::Started | Event::Ready | Event::Ended(_)) => {}
             None => bail!("the machine's process {}", launched.gone()),
         }
     }
@@ -85,7 +85,7 @@ impl Launched {
                         how.unwrap_or_else(|| "the guest has ended".to_owned())
                     )
                 }
-                Some(Event::Warning(_) | Event::Prepared) => {}
+                Some(Event::Warning(_) | Event::Prepared | Event::Ready) => {}
                 None => bail!("the machine's process {}", self.gone()),
             }
         }

@@ -31,8 +31,9 @@ pub(crate) struct Booted {
     pub ready_ms: f64,
 }
 
-/// Waits until the guest has booted: its ssh server answers, and systemd says
-/// that it has started everything, if it is systemd.
+/// Waits until the guest has booted: its ssh server answers, and systemd has
+/// started everything, if it is systemd. It says so by itself where there is a
+/// socket device; elsewhere it is asked over ssh.
 pub(crate) fn until_booted(
     place: &Place,
     ssh: &Ssh,
@@ -41,21 +42,28 @@ pub(crate) fn until_booted(
     mut receiver: Receiver,
     interrupt: &Interrupt,
 ) -> anyhow::Result<Booted> {
-    let (sender, ended) = std::sync::mpsc::channel();
+    let (sender, told) = std::sync::mpsc::channel();
     thread::spawn(move || {
         while let Ok(Some(event)) = receiver.next::<Event>() {
             let over = match event {
+                Event::Ready => {
+                    let _ = sender.send(None);
+                    continue;
+                }
                 Event::Ended(end) => end.message().unwrap_or_else(|| "it has ended".to_owned()),
                 Event::Failed(text) => text,
                 _ => continue,
             };
-            let _ = sender.send(over);
+            let _ = sender.send(Some(over));
         }
-        let _ = sender.send("its process has ended".to_owned());
+        let _ = sender.send(Some("its process has ended".to_owned()));
     });
-    let go_on = || -> anyhow::Result<()> {
-        if let Ok(over) = ended.try_recv() {
-            bail!("the guest has not booted: {over}");
+    // Whether the guest has said by itself that it has booted.
+    let go_on = || -> anyhow::Result<bool> {
+        match told.try_recv() {
+            Ok(Some(over)) => bail!("the guest has not booted: {over}"),
+            Ok(None) => return Ok(true),
+            Err(_) => {}
         }
         if interrupt.raised() {
             bail!("interrupted");
@@ -64,17 +72,19 @@ pub(crate) fn until_booted(
             return Err(TimeUp.into());
         }
         thread::sleep(PAUSE);
-        Ok(())
+        Ok(false)
     };
+    let millis = || since.elapsed().as_secs_f64() * 1e3;
     let mut booted = Booted::default();
+    let mut said = false;
     while hello(ssh.port).is_err() {
-        go_on()?;
+        said |= go_on()?;
     }
-    booted.ssh_ms = since.elapsed().as_secs_f64() * 1e3;
-    while !settled(place, ssh)? {
-        go_on()?;
+    booted.ssh_ms = millis();
+    while !said && !settled(place, ssh)? {
+        said |= go_on()?;
     }
-    booted.ready_ms = since.elapsed().as_secs_f64() * 1e3;
+    booted.ready_ms = millis();
     Ok(booted)
 }
 

@@ -24,6 +24,8 @@ pub(crate) enum Event {
     Prepared,
     /// The guest runs.
     Started,
+    /// The guest says that it has booted.
+    Ready,
     /// It has ended.
     Ended(End),
     /// It could not be started, or not go on.

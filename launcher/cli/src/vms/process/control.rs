@@ -88,6 +88,8 @@ struct State {
     guest: Option<Arc<dyn Guest>>,
     /// When the guest was made.
     started: Option<Instant>,
+    /// When it said that it had booted, the first time.
+    ready: Option<Instant>,
     /// It was to end before it ran.
     killed: bool,
 }
@@ -127,6 +129,11 @@ impl Control {
         }
     }
 
+    /// The guest says that it has booted.
+    pub(super) fn set_ready(&self) {
+        self.state().ready.get_or_insert_with(Instant::now);
+    }
+
     /// There is no guest any more.
     pub(super) fn clear(&self) {
         self.state().guest = None;
@@ -158,11 +165,17 @@ impl Control {
 
     /// The stages so far, in milliseconds since the process started.
     fn stages(&self) -> BTreeMap<&'static str, f64> {
-        let started = self.state().started;
+        let (started, ready) = {
+            let state = self.state();
+            (state.started, state.ready)
+        };
         let millis = |time: Duration| time.as_secs_f64() * 1e3;
         let mut stages = BTreeMap::new();
         if let Some(started) = started {
             stages.insert("prepared", millis(started - self.since));
+        }
+        if let Some(ready) = ready {
+            stages.insert("ready", millis(ready - self.since));
         }
         let of_guest = self.with_guest(|guest| Ok(guest.stages()));
         let base = started.map_or(Duration::ZERO, |s| s - self.since);

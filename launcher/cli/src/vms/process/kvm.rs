@@ -17,10 +17,12 @@ use bootwright_vmm::virtio::VirtioDevice;
 use bootwright_vmm::virtio::block::{Block, BlockEngine, BlockMetrics, BlockOptions};
 use bootwright_vmm::virtio::net::{self, Net, Peer, tap};
 use bootwright_vmm::virtio::rng::Rng;
+use bootwright_vmm::virtio::vsock::{self, Vsock};
+use bootwright_vmm::virtio::worker::OnStart;
 use bootwright_vmm::vm::{self, Config, Exit, Handle, Parts, Vm};
 
 use super::control::{Guest, Metric, Status};
-use super::{Prepared, Teller, passt};
+use super::{Prepared, Teller, passt, ready};
 use crate::vms::block::{Disk, RootDisk};
 use crate::vms::events::Event;
 use crate::vms::exit::End;
@@ -40,6 +42,10 @@ const LONGEST_TYPING: Duration = Duration::from_secs(10);
 
 /// The largest packet of a guest behind passt, which likes them large.
 const MTU: u16 = 65_520;
+
+/// The guest's address on its socket device, the first that is not reserved;
+/// each guest has a device of its own.
+const CID: u32 = 3;
 
 #[derive(Debug)]
 struct Running {
@@ -171,7 +177,12 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
         smbios: Smbios {
             uuid: spec.uuid.into_bytes(),
             serial: String::new(),
-            strings: spec.strings.clone(),
+            strings: spec
+                .strings
+                .iter()
+                .cloned()
+                .chain([ready::credential()])
+                .collect(),
         },
         sandbox: spec.sandbox,
     };
@@ -190,6 +201,17 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
         counters.net = Some(device.stats());
         devices.push(Box::new(device));
     }
+    let vsock = place.runtime.join("vsock.sock");
+    ready::listen(&vsock::port_path(&vsock, ready::PORT), {
+        let (control, teller) = (Arc::clone(&control), teller.clone());
+        move || {
+            control.set_ready();
+            teller.tell(&Event::Ready);
+        }
+    })?;
+    let on_start: OnStart = Arc::new(|_| Ok(()));
+    let device = Vsock::new("vsock", CID, &vsock, &on_start).context("the socket device")?;
+    devices.push(Box::new(device));
     let parts = Parts {
         devices,
         serial: Box::new(console.output()),

@@ -13,6 +13,7 @@ mod nbd;
 mod passt;
 mod qemu;
 mod qmp;
+mod ready;
 
 use std::io;
 use std::os::fd::AsFd as _;
