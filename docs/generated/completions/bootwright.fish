@@ -42,6 +42,7 @@ complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "rm" -d 'Remov
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "machine" -d 'Run a virtual machine whose folder is prepared; `run` starts this'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "inspect" -d 'Show what an image or a disk holds'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "push" -d 'Store a disk in a registry, as an image that shares its layers with others'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "verify" -d 'Compare a disk with the one that an image makes'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "serve" -d 'Export a disk over NBD without writing it'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "cache" -d 'Look after the store of layers'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "completion" -d 'Print a completion script for a shell'
@@ -58,8 +59,8 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l compress
 zlib\t'deflate; what vmdk and gce always have, and every reader of qcow2 knows'
 zstd\t'zstd; smaller and much quicker; qcow2 only, needs QEMU 5.1'"
 complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l size -d 'Size of the disk [default: content and --free]' -r
-complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l free -d 'Free space to leave in the root file system' -r
-complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l boot -d 'How the firmware finds the kernel' -r -f -a "auto\t'By what the image carries'
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l free -d 'Free space to leave in the root file system [default: 1G]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand build" -l boot -d 'How the firmware finds the kernel [default: auto]' -r -f -a "auto\t'By what the image carries'
 uki\t'A unified kernel image; needs a stub'
 bls\t'systemd-boot and a boot loader entry'
 none\t'No boot loader; boots with bootwright\'s launcher only'"
@@ -209,8 +210,8 @@ false\t''"
 complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l src-cert-dir -d 'As --cert-dir, for the registry of IMAGE if that is another one' -r -f -a "(__fish_complete_directories)"
 complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l src-creds -d 'As --creds, for the registry of IMAGE if that is another one' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l size -d 'Size of the disk [default: content and --free]' -r
-complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l free -d 'Free space to leave in the root file system' -r
-complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l boot -d 'How the firmware finds the kernel' -r -f -a "auto\t'By what the image carries'
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l free -d 'Free space to leave in the root file system [default: 1G]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l boot -d 'How the firmware finds the kernel [default: auto]' -r -f -a "auto\t'By what the image carries'
 uki\t'A unified kernel image; needs a stub'
 bls\t'systemd-boot and a boot loader entry'
 none\t'No boot loader; boots with bootwright\'s launcher only'"
@@ -241,10 +242,42 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand push" -l json -d '
 complete -c bootwright -n "__fish_bootwright_using_subcommand push" -s q -l quiet -d 'Print nothing but errors and the result'
 complete -c bootwright -n "__fish_bootwright_using_subcommand push" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c bootwright -n "__fish_bootwright_using_subcommand push" -s V -l version -d 'Print version'
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l size -d 'Size of the disk [default: content and --free]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l free -d 'Free space to leave in the root file system [default: 1G]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l boot -d 'How the firmware finds the kernel [default: auto]' -r -f -a "auto\t'By what the image carries'
+uki\t'A unified kernel image; needs a stub'
+bls\t'systemd-boot and a boot loader entry'
+none\t'No boot loader; boots with bootwright\'s launcher only'"
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l karg -d 'Add to the kernel command line (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l karg-delete -d 'Take an argument of the image or the defaults off the kernel command line (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l stub -d 'UKI stub to use instead of the image\'s' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l loader -d 'Boot loader (EFI binary) to use instead of the image\'s systemd-boot' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l esp-size -d 'Size of the EFI system partition [default: 512M, or more if its files need it]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l hostname -d 'Set the host name' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l ssh-key -d 'Let the public key in FILE log in: as the --user, or else as root (repeatable)' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l user -d 'Add a user who may use sudo (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l root-password-file -d 'Set root\'s password to the first line of FILE: plain, or a crypt(5) hash' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l file -d 'Copy a file or directory of the host into the image (repeatable)' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l platform -d 'Take the image for this platform from a multi-platform image [default: the host\'s]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l max-entries -d 'Refuse images with more entries in their layers than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l max-layer-size -d 'Refuse layers that unpack to more than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l max-index-size -d 'Refuse layers whose list of entries takes more memory than this' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l tls-verify -d 'Require HTTPS and verify certificates; =false also allows plain HTTP' -r -f -a "true\t''
+false\t''"
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l cert-dir -d 'Use the certificates in DIR: *.crt to trust, *.cert with *.key to show' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l authfile -d 'Read registry credentials from FILE [default: those of podman, then docker]' -r -F
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l creds -d 'Credentials for the registry' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l parallel -d 'How many layers to fetch or send at once' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l retries -d 'How often to try again after a network error or when the registry is busy' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l store -d 'Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]' -r -f -a "(__fish_complete_directories)"
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -l json -d 'Print the result as JSON on standard output'
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -s q -l quiet -d 'Print nothing but errors and the result'
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c bootwright -n "__fish_bootwright_using_subcommand verify" -s V -l version -d 'Print version'
 complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l nbd -d 'Serve over NBD at this unix socket, read-only, to programs of the same user' -r -F
 complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l size -d 'Size of the disk [default: content and --free]' -r
-complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l free -d 'Free space to leave in the root file system' -r
-complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l boot -d 'How the firmware finds the kernel' -r -f -a "auto\t'By what the image carries'
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l free -d 'Free space to leave in the root file system [default: 1G]' -r
+complete -c bootwright -n "__fish_bootwright_using_subcommand serve" -l boot -d 'How the firmware finds the kernel [default: auto]' -r -f -a "auto\t'By what the image carries'
 uki\t'A unified kernel image; needs a stub'
 bls\t'systemd-boot and a boot loader entry'
 none\t'No boot loader; boots with bootwright\'s launcher only'"
@@ -310,26 +343,27 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_
 complete -c bootwright -n "__fish_bootwright_using_subcommand cache; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c bootwright -n "__fish_bootwright_using_subcommand completion" -s h -l help -d 'Print help'
 complete -c bootwright -n "__fish_bootwright_using_subcommand completion" -s V -l version -d 'Print version'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "build" -d 'Build a bootable disk from a container image'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "run" -d 'Boot an image or a disk in a virtual machine'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "ps" -d 'List machines'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "ssh" -d 'Open a shell or run a command in a machine'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "cp" -d 'Copy files to or from a machine'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "console" -d 'Connect to a machine\'s console'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "logs" -d 'Show what was on a machine\'s console'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "stop" -d 'Press a machine\'s power button, and end it if that does not help in time'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "restart" -d 'Stop a machine that is kept, and start it again'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "pause" -d 'Hold a machine'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "resume" -d 'Let a machine go on'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "resize" -d 'Change a running machine\'s processors'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "rm" -d 'Remove machines and what they have written'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "machine" -d 'Run a virtual machine whose folder is prepared; `run` starts this'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "inspect" -d 'Show what an image or a disk holds'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "push" -d 'Store a disk in a registry, as an image that shares its layers with others'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "serve" -d 'Export a disk over NBD without writing it'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "cache" -d 'Look after the store of layers'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "completion" -d 'Print a completion script for a shell'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push serve cache completion help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "build" -d 'Build a bootable disk from a container image'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "run" -d 'Boot an image or a disk in a virtual machine'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "ps" -d 'List machines'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "ssh" -d 'Open a shell or run a command in a machine'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "cp" -d 'Copy files to or from a machine'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "console" -d 'Connect to a machine\'s console'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "logs" -d 'Show what was on a machine\'s console'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "stop" -d 'Press a machine\'s power button, and end it if that does not help in time'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "restart" -d 'Stop a machine that is kept, and start it again'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "pause" -d 'Hold a machine'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "resume" -d 'Let a machine go on'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "resize" -d 'Change a running machine\'s processors'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "rm" -d 'Remove machines and what they have written'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "machine" -d 'Run a virtual machine whose folder is prepared; `run` starts this'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "inspect" -d 'Show what an image or a disk holds'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "push" -d 'Store a disk in a registry, as an image that shares its layers with others'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "verify" -d 'Compare a disk with the one that an image makes'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "serve" -d 'Export a disk over NBD without writing it'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "cache" -d 'Look after the store of layers'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "completion" -d 'Print a completion script for a shell'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve cache completion help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "ls" -d 'List the layers in the store'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "prune" -d 'Remove layers from the store'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "verify" -d 'Read every layer in the store and check it against its sums'
