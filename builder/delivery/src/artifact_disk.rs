@@ -55,6 +55,7 @@ pub fn find(manifest: &[u8]) -> Result<Found, DeliveryError> {
     struct Manifest {
         #[serde(default)]
         artifact_type: Option<String>,
+        config: oci::Descriptor,
         layers: Vec<oci::Descriptor>,
         #[serde(default)]
         annotations: BTreeMap<String, String>,
@@ -62,7 +63,12 @@ pub fn find(manifest: &[u8]) -> Result<Found, DeliveryError> {
     let malformed = |reason: String| DeliveryError::malformed("artifact", reason);
     let manifest: Manifest =
         serde_json::from_slice(manifest).map_err(|e| malformed(e.to_string()))?;
-    let kind = manifest.artifact_type.as_deref().unwrap_or_default();
+    // OCI image spec, "Guidelines for Artifact Usage": without a type of its
+    // own, an artifact is of its config's type.
+    let kind = match manifest.artifact_type.as_deref() {
+        None | Some("") => manifest.config.media_type.as_str(),
+        Some(kind) => kind,
+    };
     if kind != ARTIFACT_TYPE {
         return Err(malformed(format!(
             "it is of type {kind:?}; of artifacts only {ARTIFACT_TYPE} has a disk"

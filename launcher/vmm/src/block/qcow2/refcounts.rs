@@ -75,6 +75,9 @@ pub(super) struct Refcounts {
     clock: u64,
     /// All clusters before this one are in use, or were.
     cursor: u64,
+    /// Where the clusters end that were counted here: those of tables are in
+    /// the file only after a commit.
+    reached: u64,
     /// What became free behind the cursor.
     retired: BTreeSet<u64>,
     /// References that are gone from memory, but not from the file.
@@ -95,6 +98,7 @@ impl Refcounts {
             blocks: BTreeMap::new(),
             clock: 0,
             cursor: 0,
+            reached: 0,
             retired: BTreeSet::new(),
             released: Vec::new(),
         }
@@ -231,7 +235,7 @@ impl Refcounts {
             let mut first = self.cursor;
             // Space past the end of the file is free, so that the search is
             // no longer than the file, whatever the table says.
-            let past = file.len()?.div_ceil(1 << self.cluster_bits);
+            let past = (file.len()?.div_ceil(1 << self.cluster_bits)).max(self.reached);
             if first > past && first.is_multiple_of(1 << self.block_bits()) {
                 let what = "clusters past the end of the file are in use".into();
                 return Err(self.invalid(file, what));
@@ -247,6 +251,7 @@ impl Refcounts {
             }
             self.cursor += count;
             if count > 0 {
+                self.reached = self.reached.max(self.cursor);
                 return Ok((first, count));
             }
         }
@@ -309,6 +314,7 @@ impl Refcounts {
         for cluster in first..first + blocks + table {
             self.put(file, cluster, 1)?;
         }
+        self.reached = self.reached.max(first + blocks + table);
         Ok(())
     }
 
