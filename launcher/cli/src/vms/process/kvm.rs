@@ -18,7 +18,6 @@ use bootwright_vmm::virtio::block::{Block, BlockEngine, BlockMetrics, BlockOptio
 use bootwright_vmm::virtio::net::{self, Net, Peer, tap};
 use bootwright_vmm::virtio::rng::Rng;
 use bootwright_vmm::virtio::vsock::{self, Vsock};
-use bootwright_vmm::virtio::worker::OnStart;
 use bootwright_vmm::vm::{self, Config, Exit, Handle, Parts, Vm};
 
 use super::control::{Guest, Metric, Status};
@@ -209,7 +208,8 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
             teller.tell(&Event::Ready);
         }
     })?;
-    let on_start: OnStart = Arc::new(|_| Ok(()));
+    // Sockets are no files to Landlock: those of this machine stay in reach.
+    let on_start = sandbox::for_devices(spec.sandbox, sandbox::Files::default());
     let device = Vsock::new("vsock", CID, &vsock, &on_start).context("the socket device")?;
     devices.push(Box::new(device));
     let parts = Parts {
