@@ -3,7 +3,7 @@
 //! [`Context`] has what it takes to pull an image, [`from_layers`] and
 //! [`from_directory`] make a tree of it: [`Loaded`] is what every command that
 //! takes an image works on. Whether an argument is an image at all,
-//! [`disk`](crate::disk) says.
+//! [`crate::disk`] says.
 
 use std::collections::BTreeMap;
 use std::env;
