@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use xshell::{Shell, cmd};
 
 use crate::boot::{Accel, Guest};
+use crate::launch::Machine;
 use crate::setup::Purpose;
 use crate::{binary, image, paths, proc, setup};
 
@@ -25,13 +26,25 @@ const SLOW: &[&str] = &[
 
 /// Runs the demo and says what happened.
 pub(crate) fn run() -> Result<()> {
+    with_image(launch)
+}
+
+/// The demo, and then the same image as a disk that firmware boots.
+pub(crate) fn test() -> Result<()> {
+    with_image(|image, binary, steps| {
+        launch(image, binary, steps)?;
+        boot(image, binary, steps)
+    })
+}
+
+fn with_image(work: impl FnOnce(&image::Image, &Path, &mut Steps) -> Result<()>) -> Result<()> {
     let mut steps = Steps::default();
     steps.time("packages", || {
         setup::packages(&[Purpose::Image, Purpose::Boot])?;
         Ok(String::new())
     })?;
     let (image, binary) = image_and_binary(&mut steps)?;
-    boot(&image, &binary, &mut steps)?;
+    work(&image, &binary, &mut steps)?;
     eprintln!();
     println!("{steps}");
     Ok(())
@@ -71,6 +84,42 @@ pub(crate) fn image_and_binary(steps: &mut Steps) -> Result<(image::Image, PathB
     Ok((image, binary))
 }
 
+/// Boots the image with `bootwright run` as an ordinary user, asks it a few
+/// questions and turns it off by its power button.
+fn launch(image: &image::Image, binary: &Path, steps: &mut Steps) -> Result<()> {
+    let desk = Desk::new(image, binary)?;
+    eprintln!("booting with bootwright run");
+    let machine = Machine::boot(desk.0.path(), BOOT_LIMIT)?;
+    let accel = machine.accel()?;
+    let what = format!("{accel}, by an ordinary user without capabilities; no disk written");
+    steps.add("run", machine.ready(), what);
+    let asked = Instant::now();
+    let page = machine.http_get()?;
+    steps.add("http", asked.elapsed(), format!("port 80 says: {page}"));
+    if !page.ends_with("version 1") {
+        bail!("the application is not the one of the image: {page}");
+    }
+    let asked = Instant::now();
+    let kernel = machine.ssh("uname -r")?;
+    let state = machine.ssh("systemctl is-system-running || true")?;
+    let name = machine.ssh("hostname")?;
+    steps.add(
+        "ssh",
+        asked.elapsed(),
+        format!("{name}, kernel {kernel}, {state}"),
+    );
+    if state != "running" {
+        let failed = machine.ssh("systemctl --failed --plain --no-legend --no-pager")?;
+        bail!("the system is {state}; failed units:\n{failed}");
+    }
+    if name != "demo" {
+        bail!("the guest's name is {name}");
+    }
+    let off = machine.stop(Duration::from_secs(120))?;
+    steps.add("power off", off, String::new());
+    Ok(())
+}
+
 /// Builds a disk as an ordinary user, boots it, asks it a few questions and
 /// shuts it down.
 pub(crate) fn boot(image: &image::Image, binary: &Path, steps: &mut Steps) -> Result<()> {
@@ -84,7 +133,8 @@ pub(crate) fn boot(image: &image::Image, binary: &Path, steps: &mut Steps) -> Re
     let accel = Accel::best();
     let disk = dir.join("disk.qcow2");
     steps.time("build", || {
-        let desk = Desk::new(image, binary, &key.with_extension("pub"))?;
+        let desk = Desk::new(image, binary)?;
+        desk.add_key(&key.with_extension("pub"))?;
         desk.build(&disk, accel)?;
         let size = fs::metadata(&disk)?.len() >> 20;
         Ok(format!(
@@ -130,14 +180,12 @@ pub(crate) fn boot(image: &image::Image, binary: &Path, steps: &mut Steps) -> Re
 struct Desk(tempfile::TempDir);
 
 impl Desk {
-    fn new(image: &image::Image, binary: &Path, key: &Path) -> Result<Self> {
+    fn new(image: &image::Image, binary: &Path) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("bootwright-demo.")
             .tempdir_in("/var/tmp")?;
         let at = |name: &str| dir.path().join(name);
         fs::copy(binary, at("bootwright")).context("cannot copy the binary")?;
-        fs::copy(key, at("key.pub"))?;
-        fs::set_permissions(at("key.pub"), fs::Permissions::from_mode(0o644))?;
         let sh = Shell::new()?;
         let (layout, copy) = (&image.layout, at("image"));
         proc::read(cmd!(sh, "cp --recursive --reflink=auto {layout} {copy}"))?;
@@ -147,6 +195,13 @@ impl Desk {
             std::os::unix::fs::chown(dir.path(), uid, uid)?;
         }
         Ok(Self(dir))
+    }
+
+    fn add_key(&self, key: &Path) -> Result<()> {
+        let copy = self.0.path().join("key.pub");
+        fs::copy(key, &copy)?;
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o644))?;
+        Ok(())
     }
 
     fn build(&self, disk: &Path, accel: Accel) -> Result<()> {

@@ -11,6 +11,7 @@ mod demo;
 mod generate;
 mod image;
 mod lab;
+mod launch;
 mod paths;
 mod proc;
 mod referees;
@@ -36,7 +37,7 @@ enum Command {
     Setup,
     /// Build the demo's container image from Debian packages
     Image,
-    /// Build an image, make a disk of it as an ordinary user, and boot it
+    /// Build an image and boot it with `bootwright run`, as an ordinary user
     Demo,
     /// Run all tests, or the given parts of them
     Test {

@@ -38,7 +38,13 @@ impl Purpose {
                 "debian-archive-keyring",
                 "mmdebstrap",
             ],
-            Self::Boot => &["openssh-client", "ovmf", "qemu-system-x86", "qemu-utils"],
+            Self::Boot => &[
+                "openssh-client",
+                "ovmf",
+                "passt",
+                "qemu-system-x86",
+                "qemu-utils",
+            ],
             Self::Referees => &[
                 "7zip",
                 "acl",
