@@ -24,7 +24,10 @@ impl ReadAt for Padded {
     }
 
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        if offset.checked_add(buf.len() as u64).is_none_or(|end| end > LEN) {
+        if offset
+            .checked_add(buf.len() as u64)
+            .is_none_or(|end| end > LEN)
+        {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let known = self.0.get(offset as usize..).unwrap_or_default();
@@ -53,7 +56,9 @@ fn in_gpt(bytes: &[u8]) -> Option<Arc<dyn ReadAt>> {
     layout.extents.into_iter().for_each(|e| plan.put(e));
     let start = layout.table.partitions.first()?.start;
     plan.put(Extent::literal(start, bytes.to_vec()));
-    Some(Arc::new(PlanReader::new(plan.finish(layout.disk_size).ok()?)))
+    Some(Arc::new(PlanReader::new(
+        plan.finish(layout.disk_size).ok()?,
+    )))
 }
 
 fuzz_target!(|input: &[u8]| {

@@ -20,7 +20,12 @@ fuzz_target!(|input: &[u8]| {
     for entry in entries.iter().take(50) {
         assert!(entry.path.len() <= MAX_PATH_LEN);
         assert!(!entry.path.contains(|c: char| c.is_control() || c == '\\'));
-        assert!(!entry.path.split('/').any(|name| name == "." || name == ".."));
+        assert!(
+            !entry
+                .path
+                .split('/')
+                .any(|name| name == "." || name == "..")
+        );
         if let Ok(bytes) = reader.read_file(&entry.path, LIMIT) {
             assert!(bytes.len() as u64 <= LIMIT);
         }

@@ -29,7 +29,11 @@ fuzz_target!(|input: &[u8]| {
         assert!(p.len > 0 && p.end() <= len && p.number > 0);
         assert!(p.name.chars().count() <= 36 && !p.name.contains('\0'));
     }
-    assert!(partitions.windows(2).all(|pair| pair[0].end() <= pair[1].start));
+    assert!(
+        partitions
+            .windows(2)
+            .all(|pair| pair[0].end() <= pair[1].start)
+    );
 });
 
 /// Sets the checksums of the header in a sector right, if it is one.
@@ -46,7 +50,8 @@ fn seal(disk: &mut [u8], sector: usize, lba: usize) -> Option<()> {
     let len = field(disk, 80)?.checked_mul(field(disk, 84)?)?;
     if let Some(entries) = disk.get(entries..entries.checked_add(len)?) {
         let crc = crc32fast::hash(entries).to_le_bytes();
-        disk.get_mut(header + 88..header + 92)?.copy_from_slice(&crc);
+        disk.get_mut(header + 88..header + 92)?
+            .copy_from_slice(&crc);
     }
     disk.get_mut(header + 16..header + 20)?.fill(0);
     let len = field(disk, 12)?;

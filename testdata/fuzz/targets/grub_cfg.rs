@@ -24,7 +24,11 @@ impl Files for One<'_> {
 fuzz_target!(|input: &[u8]| {
     let end = input.iter().position(|&b| b == 0).unwrap_or(input.len());
     let (script, file) = input.split_at(end);
-    if let Ok(menu) = grub_cfg::menu(script, "/boot/grub", &mut One(file.get(1..).unwrap_or_default())) {
+    if let Ok(menu) = grub_cfg::menu(
+        script,
+        "/boot/grub",
+        &mut One(file.get(1..).unwrap_or_default()),
+    ) {
         assert!(menu.items.is_empty() || menu.default < menu.items.len());
     }
 });

@@ -9,7 +9,9 @@ fuzz_target!(|input: &[u8]| {
     let Ok(table) = LayerTable::decode(&seal(input)) else {
         return;
     };
-    let all = table.blob_range(0..table.frames().len()).expect("all frames");
+    let all = table
+        .blob_range(0..table.frames().len())
+        .expect("all frames");
     for number in 0..table.frames().len() {
         let one = table.blob_range(number..number + 1).expect("a frame");
         assert!(all.start <= one.start && one.start < one.end && one.end <= all.end);

@@ -8,6 +8,10 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|input: &str| {
     if let Ok(reference) = input.parse::<ImageReference>() {
         let text = reference.to_string();
-        assert_eq!(text.parse::<ImageReference>().as_ref(), Ok(&reference), "{text}");
+        assert_eq!(
+            text.parse::<ImageReference>().as_ref(),
+            Ok(&reference),
+            "{text}"
+        );
     }
 });

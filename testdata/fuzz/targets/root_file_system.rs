@@ -94,7 +94,14 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(summary.size(), formatted.stats.size);
     // What was said to be the smallest size is one.
     let exact = Size::Exact(formatted.stats.minimum_size);
-    let smallest = ext4::format(&tree, &Options { size: exact, ..options }).unwrap();
+    let smallest = ext4::format(
+        &tree,
+        &Options {
+            size: exact,
+            ..options
+        },
+    )
+    .unwrap();
     assert_eq!(smallest.stats.minimum_size, formatted.stats.minimum_size);
 });
 
@@ -140,7 +147,10 @@ fn entry((member, segments): &(Member, Vec<Segment>)) -> Entry<'_> {
 /// Bytes of a volume, as far as they are literals.
 fn bytes(extents: &[Extent], start: usize, len: usize) -> Vec<u8> {
     let mut out = vec![0; len];
-    for extent in extents.iter().take_while(|e| e.start < (start + len) as u64) {
+    for extent in extents
+        .iter()
+        .take_while(|e| e.start < (start + len) as u64)
+    {
         if let Content::Literal(literal) = &extent.content {
             for (at, byte) in (extent.start as usize..).zip(literal.iter()) {
                 if let Some(place) = at.checked_sub(start).and_then(|at| out.get_mut(at)) {
