@@ -1,3 +1,5 @@
+mod offload;
+
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
