@@ -76,11 +76,11 @@ pub struct Cpu {
 #[serde(rename_all = "camelCase")]
 pub struct Memory {
     /// What the guest sees; requests.memory, or limits.memory, without it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::quantity")]
     pub guest: Option<Quantity>,
     /// Up to how much may be plugged in while it runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::quantity")]
     pub max_guest: Option<Quantity>,
     /// Huge pages of the node hold the memory.

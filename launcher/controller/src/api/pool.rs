@@ -48,6 +48,7 @@ pub struct VirtualMachinePoolSpec {
     #[schemars(range(min = 0))]
     pub replicas: i32,
     /// Which machines are the pool's; the template has these labels.
+    #[schemars(schema_with = "schema::selector")]
     pub selector: LabelSelector,
     /// What each machine is made from.
     pub virtual_machine_template: MachineTemplate,
@@ -107,11 +108,11 @@ pub struct UpdateStrategy {
 #[serde(rename_all = "camelCase")]
 pub struct RollingUpdate {
     /// How many more than replicas there may be; 25% without it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::count")]
     pub max_surge: Option<IntOrString>,
     /// How many of replicas may be missing; 25% without it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::count")]
     pub max_unavailable: Option<IntOrString>,
 }

@@ -179,6 +179,7 @@ pub const POOL: &[Rule] = &[
         "must have the labels of selector"),
     rule("updateStrategy.rollingUpdate", "maxUnavailable",
         "!(has(self.maxSurge) && has(self.maxUnavailable) && \
-         self.maxSurge in [0, '0%'] && self.maxUnavailable in [0, '0%'])",
+         (self.maxSurge == 0 || self.maxSurge == '0%') && \
+         (self.maxUnavailable == 0 || self.maxUnavailable == '0%'))",
         "not both it and maxSurge are 0"),
 ];

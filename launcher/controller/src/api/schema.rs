@@ -1,6 +1,7 @@
 //! Schemas of types that are not ours.
 
-use schemars::{Schema, SchemaGenerator, json_schema};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use schemars::{JsonSchema as _, Schema, SchemaGenerator, json_schema};
 
 /// What an amount may look like: digits, then a unit. Negative amounts have no
 /// meaning in this API.
@@ -32,7 +33,29 @@ pub(super) fn port(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "x-kubernetes-int-or-string": true })
 }
 
-/// Labels or annotations.
+/// The longest value of a label, of Kubernetes' own.
+const LABEL_LENGTH: u32 = 63;
+
+/// Labels. The limits let the API server foresee what the rules cost.
+pub(super) fn labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 128,
+        "additionalProperties": { "type": "string", "maxLength": LABEL_LENGTH },
+    })
+}
+
+/// A selector, of at most 16 labels by value.
+pub(super) fn selector(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = LabelSelector::json_schema(generator);
+    if let Some(by_value) = schema.pointer_mut("/properties/matchLabels") {
+        by_value["maxProperties"] = 16.into();
+        by_value["additionalProperties"]["maxLength"] = LABEL_LENGTH.into();
+    }
+    schema
+}
+
+/// Texts by name.
 pub(super) fn strings(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
