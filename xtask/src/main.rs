@@ -7,6 +7,7 @@ mod bench;
 mod binary;
 mod book;
 mod boot;
+mod cluster;
 mod demo;
 mod generate;
 mod image;
@@ -50,6 +51,11 @@ enum Command {
     },
     /// Run guests under KVM on an emulated machine that has it
     Lab(lab::Options),
+    /// Start and end a Kubernetes API server to try the definitions with
+    Cluster {
+        #[command(subcommand)]
+        action: cluster::Action,
+    },
     /// Measure speed and memory
     Bench(bench::Options),
     /// Write the man pages, completions and definitions kept in the repository
@@ -85,6 +91,7 @@ fn run(command: Command) -> Result<()> {
             setup::packages(&[setup::Purpose::Lab])?;
             lab::run(&options)
         }
+        Command::Cluster { action } => cluster::run(action),
         Command::Bench(options) => bench::run(&options),
         Command::Generate { check } => generate::run(check),
     }

@@ -16,6 +16,8 @@ pub(crate) enum Purpose {
     Referees,
     /// Running guests under an emulated machine's KVM.
     Lab,
+    /// Starting a Kubernetes API server.
+    Cluster,
     /// Comparing with other programs.
     Bench,
 }
@@ -27,6 +29,7 @@ impl Purpose {
         Self::Boot,
         Self::Referees,
         Self::Lab,
+        Self::Cluster,
         Self::Bench,
     ];
 
@@ -79,6 +82,7 @@ impl Purpose {
                 "zstd",
             ],
             Self::Lab => &["debian-archive-keyring", "qemu-system-x86", "xz-utils"],
+            Self::Cluster => &["openssl"],
             Self::Bench => &[
                 "docker-registry",
                 "e2fsprogs",

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use xshell::{Shell, cmd};
 
 use crate::setup::{self, Purpose};
-use crate::{binary, book, demo, generate, image, lab, paths, proc, referees, registries};
+use crate::{binary, book, cluster, demo, generate, image, lab, paths, proc, referees, registries};
 
 /// The version of cargo-deny that deny.toml is written for.
 const CARGO_DENY: &str = "0.20.2";
@@ -38,14 +38,17 @@ pub(crate) enum Part {
     Boot,
     /// Debian's kernels run under KVM on an emulated machine
     Lab,
+    /// A Kubernetes API server takes the definitions and makes their rules hold
+    Cluster,
 }
 
-/// Runs the given parts, all but the lab if none is given, and tells them all
-/// apart at the end.
+/// Runs the given parts, all but the lab and the cluster if none is given, and
+/// tells them all apart at the end.
 pub(crate) fn run(parts: &[Part], set_up: bool) -> Result<()> {
-    // The lab's guests run emulated twice: it is for those who ask for it.
+    // The lab's guests run emulated twice, and Kubernetes takes minutes to
+    // build: they are for those who ask for them.
     let all: Vec<_> = (Part::value_variants().iter().copied())
-        .filter(|part| *part != Part::Lab)
+        .filter(|part| !matches!(part, Part::Lab | Part::Cluster))
         .collect();
     let parts = if parts.is_empty() { &all } else { parts };
     if set_up {
@@ -72,6 +75,7 @@ fn set_up_for(parts: &[Part]) -> Result<()> {
             Part::Unit => purposes.extend([Purpose::Image, Purpose::Referees]),
             Part::Referees => purposes.extend([Purpose::Image, Purpose::Referees]),
             Part::Lab => purposes.push(Purpose::Lab),
+            Part::Cluster => purposes.push(Purpose::Cluster),
             Part::Boot => purposes.extend([Purpose::Image, Purpose::Boot]),
             Part::Fmt | Part::Clippy | Part::Generated | Part::Doc | Part::Book | Part::Deny => {}
         }
@@ -111,6 +115,7 @@ fn run_part(part: Part) -> Result<()> {
         Part::Referees => referees::run(&image::debian()?, &binary::build()?),
         Part::Boot => demo::test(),
         Part::Lab => lab::test(),
+        Part::Cluster => cluster::test(),
     }
 }
 
