@@ -2,7 +2,6 @@
 
 mod build;
 mod common;
-mod convert;
 mod push;
 mod run;
 mod serve;
@@ -14,7 +13,6 @@ pub use build::{
     BootArgs, BootMode, BuildArgs, Compression, CustomizeArgs, DEFAULT_FREE, PlanArgs,
 };
 pub use common::{ImageArgs, OutputArgs, RegistryArgs, StoreArgs};
-pub use convert::ConvertArgs;
 pub use push::{ContainerDiskArgs, Form, LayerCompression, PushArgs, SourceRegistryArgs};
 pub use run::{Accel, GuestArgs, KernelArgs, MachineArgs, NetworkArgs, RootArgs, RunArgs};
 pub use serve::ServeArgs;
@@ -81,8 +79,6 @@ pub enum Command {
     Verify(Box<VerifyArgs>),
     /// Export a disk over NBD without writing it
     Serve(Box<ServeArgs>),
-    /// Turn KubeVirt's manifests into Bootwright's
-    Convert(ConvertArgs),
     /// Look after the store of layers
     Cache(CacheArgs),
     /// Print a completion script for a shell
