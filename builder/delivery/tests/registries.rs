@@ -131,7 +131,7 @@ fn a_registry_that_is_read_only_is_named() {
 fn a_token_that_expires_in_the_middle_is_renewed() {
     let certificates = Certificates::make();
     // Good for a moment.
-    let life = Duration::from_secs(1);
+    let life = Duration::from_secs(3);
     let server = TokenServer::start(&certificates, Admits::Password, life);
     let registry = Registry::start(&Setup {
         token_realm: Some(&server.realm()),
@@ -154,7 +154,7 @@ fn a_token_that_expires_in_the_middle_is_renewed() {
             while sink.uploaded(&early.digest).is_none() {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            std::thread::sleep(Duration::from_secs(3));
+            std::thread::sleep(Duration::from_secs(5));
             bootwright_delivery::disk_image::push(&sample.disk(), 3, sink, true, work)
         })
     });
