@@ -34,6 +34,13 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refused(&error),
     };
+    // Before this process has threads or descriptors of its own.
+    if matches!(cli.command, Command::Machine { .. })
+        && let Err(error) = bootwright_vmm::sandbox::process(&[])
+    {
+        eprintln!("bootwright: {error}");
+        return ExitCode::from(vms::exit::NOT_STARTED);
+    }
     let interrupt = match interrupt::Interrupt::install() {
         Ok(interrupt) => interrupt,
         Err(error) => {

@@ -120,6 +120,10 @@ fn a_machine_is_held_stopped_started_again_and_removed() {
         assert_eq!(work.json(&["resume", "one"])["status"], "running");
 
         let before = list[0]["pid"].as_u64().unwrap();
+        let limits = fs::read_to_string(format!("/proc/{before}/limits")).unwrap();
+        let core = limits.lines().find(|l| l.starts_with("Max core file size"));
+        let core: Vec<_> = core.unwrap().split_whitespace().collect();
+        assert_eq!(core[4..6], ["0", "0"], "core dumps are off");
         // The guest does not listen to its power button.
         ok(&mut work.command(&["restart", "one", "--time", "1s"]));
         let list = work.json(&["ps"]);
