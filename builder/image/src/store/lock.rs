@@ -52,7 +52,7 @@ impl TempFile {
             }
             // Whoever held it may have removed it meanwhile.
             if is_at(&file, path).map_err(StoreError::io("read", path))? {
-                file.set_len(0).map_err(StoreError::io("write", path))?;
+                empty(&file).map_err(StoreError::io("write", path))?;
                 let path = path.to_owned();
                 return Ok(Some(Self { file, path }));
             }
@@ -73,6 +73,16 @@ impl Drop for TempFile {
             // If it stays, the next process takes it for left behind.
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// Empties a file that somebody left behind. An empty one stays as it is: ext4
+/// takes truncating to nothing for an overwrite and writes all data back in
+/// every `close` that follows ("auto_da_alloc" in ext4(5)).
+fn empty(file: &File) -> io::Result<()> {
+    match file.metadata()?.len() {
+        0 => Ok(()),
+        _ => file.set_len(0),
     }
 }
 
