@@ -54,6 +54,7 @@ fn every_refusal_is_told_with_what_to_do() {
         // It is not the registry itself that nobody answers for.
         (nowhere, &["cannot reach", "127.0.0.1:1, where it sends us"]),
         ("403 Forbidden", &["denied", "podman login"]),
+        ("400 Bad Request", &["400 Bad Request"]),
         ("404 Not Found", &["not found", "repository, tag"]),
         (
             "429 Too Many Requests",
@@ -72,6 +73,7 @@ fn every_refusal_is_told_with_what_to_do() {
         for word in words {
             assert!(said.contains(word), "{head}: {word:?} is not in: {said}");
         }
+        assert!(!said.contains("--tls-verify"), "it was given: {said}");
         let errors = said.lines().filter(|l| l.starts_with("bootwright: "));
         assert_eq!(errors.count(), 1, "one error: {said}");
         nothing_left(&work);

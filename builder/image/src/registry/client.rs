@@ -460,7 +460,9 @@ impl Client {
         let http = url("http")?;
         match self.send(probe(&http), note).await {
             // What servers of HTTPS answer to plain HTTP.
-            Ok(response) if response.status() == StatusCode::BAD_REQUEST => Err(secure),
+            Ok(response) if response.status() == StatusCode::BAD_REQUEST && secure.is_of_tls() => {
+                Err(secure)
+            }
             Ok(_) => Ok(http),
             // Where nothing listens, both say the same.
             Err(plain @ Failure::Again { .. }) => Err(plain),

@@ -177,6 +177,12 @@ impl From<RegistryError> for Failure {
 }
 
 impl Failure {
+    /// Whether the other side speaks TLS, though not with us.
+    pub(super) fn is_of_tls(&self) -> bool {
+        let (Self::Final(error) | Self::Again { error, .. }) = self;
+        matches!(error, RegistryError::Tls { hint, .. } if *hint != PLAIN_HTTP)
+    }
+
     /// What a request that got no answer means. The registry at `host` may
     /// have sent us elsewhere, to its token server or its storage.
     pub(super) fn of_request(registry: &str, host: &str, error: &reqwest::Error) -> Self {
@@ -259,11 +265,12 @@ fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     causes(error).find_map(|e| e.downcast_ref())
 }
 
+/// The hint where what was answered is no TLS.
+const PLAIN_HTTP: &str = "it seems to speak plain HTTP: use --tls-verify=false if that is meant";
+
 fn tls_hint(error: &rustls::Error) -> &'static str {
     match error {
-        rustls::Error::InvalidMessage(_) => {
-            "it seems to speak plain HTTP: use --tls-verify=false if that is meant"
-        }
+        rustls::Error::InvalidMessage(_) => PLAIN_HTTP,
         rustls::Error::InvalidCertificate(_) => {
             "give its authority's certificate as *.crt in --cert-dir, or do without \
              verification by --tls-verify=false"
