@@ -271,6 +271,50 @@ fn two_signals_end_a_guest_that_does_not_listen() {
     panic!("left: {:?}", work.left());
 }
 
+#[test]
+fn a_disk_that_was_pushed_runs_in_every_form_and_goes_on_by_its_name() {
+    let work = Work::new();
+    let kernel = Guest::new().say("from the disk\n").power_off();
+    let layer = base().file("usr/lib/modules/6.1.0-test/vmlinuz", kernel);
+    Layout::new(&work.at("image"))
+        .layer(&layer.finish(), Compression::Gzip)
+        .tag("v1");
+    for (form, options) in [
+        ("disk", &[][..]),
+        ("containerdisk", &["--format", "raw"]),
+        ("containerdisk", &["--format", "qcow2"]),
+        ("artifact", &[]),
+    ] {
+        let to = format!("oci:{form}-{}:v1", options.len());
+        let mut push = bootwright(&work.at("store"));
+        push.current_dir(work.0.path()).args([
+            "push",
+            "oci:image:v1",
+            &to,
+            "--as",
+            form,
+            "--quiet",
+        ]);
+        ok(push.args(options));
+        let target = || {
+            let mut run = work.target(&to);
+            run.args(["--accel", "tcg", "--timeout", "100s"]);
+            run
+        };
+        for _ in 0..2 {
+            let output = run(target().args(["--name", "kept"]));
+            let console = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{to}: {}", stderr(&output));
+            assert!(console.contains("from the disk"), "{to}: {console}");
+        }
+        work.fails_with(target().args(["--user", "me"]), &["--user", "already"]);
+        fs::remove_dir_all(work.at("state/bootwright/vms/kept")).unwrap();
+        let output = run(&mut target());
+        assert!(output.status.success(), "{to}: {}", stderr(&output));
+        assert_eq!(work.left(), Vec::<PathBuf>::new(), "{to}");
+    }
+}
+
 /// A file that is a kernel for another machine.
 fn arm_kernel(path: &Path) {
     let mut bytes = vec![0; 4096];

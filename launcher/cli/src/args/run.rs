@@ -25,7 +25,7 @@ and once more ends the machine at once.
 Exit status: 0 the guest turned itself off, 32 it asked for a reset (with --no-reboot), 33 it
 crashed, 34 its kernel panicked, 35 it could not be started, 36 time was up, 130 interrupted.")]
 pub struct RunArgs {
-    /// Image reference, or a disk file (raw, qcow2, vhd or vhdx)
+    /// Reference of an image or a disk, or a disk file (raw, qcow2, vhd or vhdx)
     #[arg(value_name = "IMAGE|DISK")]
     pub target: String,
     /// Keep what the guest writes under NAME, and go on from it the next time

@@ -4,13 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use bootwright_disk::reader;
+use bootwright_disk::reader::{self, data_len};
+use bootwright_disk::sink::{self, Format, Target};
 use bootwright_rootfs::boot::Architecture;
 use bootwright_rootfs::customize::{Hostname, parse_keys};
 
 use crate::args::{BootArgs, ByteSize, CustomizeArgs, MachineArgs, PlanArgs, RootArgs, RunArgs};
 use crate::commands;
-use crate::image::{self, Loaded};
+use crate::disk::{self, Disk, Found};
+use crate::image::{Context, Loaded};
 use crate::interrupt::Interrupt;
 use crate::progress::Messages;
 use crate::report::Timings;
@@ -18,7 +20,7 @@ use crate::vms::kernel::{CommandLine, Piece};
 use crate::vms::network::{self, Forward, Network};
 use crate::vms::place::{Lock, Place, Places};
 use crate::vms::spec::{Accel, Base, Boot, DataDisk, Planned, Root, Spec, Ssh};
-use crate::vms::{accel, credentials, seed, stored_plan};
+use crate::vms::{accel, block, credentials, seed, stored_plan};
 
 /// Free space on a disk that is made of an image: it takes no space of the
 /// host until it is written.
@@ -264,7 +266,7 @@ fn known(args: &RunArgs, ready: &Ready) -> anyhow::Result<Option<Spec>> {
     let spec = Spec::load(&ready.place.state)?;
     let same = match &spec.root.base {
         Base::File(path) => absolute(Some(Path::new(&args.target)))?.as_ref() == Some(path),
-        Base::Plan => spec.target == args.target,
+        Base::Plan | Base::Copy => spec.target == args.target,
     };
     if !same {
         bail!(
@@ -339,8 +341,24 @@ fn describe(
             uuid,
         });
     }
-    let mut timings = Timings::start();
-    let mut loaded = image::load(&args.target, &args.image, messages, interrupt, &mut timings)?;
+    let context = Context {
+        args: &args.image,
+        messages,
+        interrupt,
+    };
+    let mut loaded = match disk::find(&args.target, context, &mut Timings::start())? {
+        Found::Image(loaded) => loaded,
+        Found::Disk(disk) => {
+            refuse(&args.root, &format!("this is {disk} already, not an image"))?;
+            let (base, planned) = finished(args, ready, &disk, messages, interrupt)?;
+            let size = args.root.size.map(|size| size.0);
+            return Ok(Described {
+                root: Root { base, size },
+                planned,
+                uuid,
+            });
+        }
+    };
     if loaded.architecture != Architecture::X86_64 {
         bail!(
             "{} is for {}, and this program runs x86-64 only",
@@ -357,6 +375,72 @@ fn describe(
         planned: Some(planned),
         uuid,
     })
+}
+
+/// Writes down the plan of a disk that came from a registry, or the disk where
+/// it is none.
+fn finished(
+    args: &RunArgs,
+    ready: &Ready,
+    disk: &Disk,
+    messages: &Messages,
+    interrupt: &Interrupt,
+) -> anyhow::Result<(Base, Option<Planned>)> {
+    let dir = plan_dir(args, ready);
+    let base = match &disk.plan {
+        Some(plan) => {
+            stored_plan::save(plan, dir)?;
+            Base::Plan
+        }
+        None => {
+            copy(
+                disk,
+                &ready.place.state.join(block::COPY),
+                messages,
+                interrupt,
+            )?;
+            Base::Copy
+        }
+    };
+    let Some((boot, kernel)) = (disk.boot.as_ref()).and_then(|b| Some((b, b.kernel.as_ref()?)))
+    else {
+        return Ok((base, None));
+    };
+    let piece = |file, name| {
+        Piece::on_disk(file, &*disk.reader, disk.plan.as_deref(), &dir.join(name))
+            .with_context(|| format!("cannot read the {name} of {}", disk.report.name))
+    };
+    let planned = Planned {
+        kernel: piece(kernel, "kernel")?,
+        initrd: (boot.initrd.as_ref())
+            .map(|initrd| piece(initrd, "initrd"))
+            .transpose()?,
+        command_line: boot.command_line.clone(),
+    };
+    Ok((base, Some(planned)))
+}
+
+/// Copies a disk, holes and all.
+fn copy(
+    disk: &Disk,
+    path: &Path,
+    messages: &Messages,
+    interrupt: &Interrupt,
+) -> anyhow::Result<()> {
+    let task = messages.task("copy of the disk", data_len(&*disk.reader)?);
+    sink::write(
+        &*disk.reader,
+        Target::Path(path.to_owned()),
+        Format::Raw,
+        &sink::Options {
+            sync: false,
+            ..sink::Options::default()
+        },
+        &|bytes| task.advance(bytes),
+        interrupt.flag(),
+    )?;
+    task.finish();
+    Ok(())
 }
 
 /// Plans the disk of an image and writes the plan down.

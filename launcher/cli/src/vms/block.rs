@@ -26,6 +26,9 @@ use super::stored_plan;
 /// The file of what a guest has written.
 const OVERLAY: &str = "root.overlay";
 
+/// The copy of a disk that could not be read where it was.
+pub(crate) const COPY: &str = "root.raw";
+
 /// What is read at once where bytes have to be read.
 const CHUNK: u64 = 256 << 10;
 
@@ -192,6 +195,7 @@ pub(crate) fn open_root(spec: &Spec, place: &Place) -> anyhow::Result<RootDisk> 
             (Arc::new(disk), id)
         }
         Base::File(path) => open_base(path)?,
+        Base::Copy => open_base(&place.state.join(COPY))?,
     };
     let size = spec.root.size.unwrap_or_else(|| base.size());
     if size < base.size() {

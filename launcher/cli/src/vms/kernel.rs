@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use bootwright_disk::{Content, ReadAt, Source, SourceReader};
+use bootwright_delivery::metadata::FileOnDisk;
+use bootwright_disk::{Content, Plan, ReadAt, Source, SourceReader};
 use bootwright_rootfs::boot::{Architecture, command_line, discover};
 use bootwright_rootfs::tree::FileContent;
 use bootwright_vmm::boot::Blob;
@@ -16,6 +17,9 @@ use super::spec::{Boot, Planned};
 
 /// The serial port that is the machine's console.
 const CONSOLE: &str = "ttyS0";
+
+/// Largest kernel or initrd of a disk that is read, in bytes.
+const MAX_FILE: u64 = 1 << 30;
 
 /// A range of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,6 +221,38 @@ impl Piece {
             path: copy.to_owned(),
             offset: 0,
             len: content.size,
+        })
+    }
+
+    /// The same of a file that is known by its place on a disk, whose `plan`
+    /// is given where it is one.
+    pub(crate) fn on_disk(
+        file: &FileOnDisk,
+        disk: &dyn ReadAt,
+        plan: Option<&Plan>,
+        copy: &Path,
+    ) -> anyhow::Result<Self> {
+        if let [part] = &file.parts[..]
+            && (part.offset, part.len) == (0, file.size)
+            && let Some(plan) = plan
+            && let Some(end) = part.disk_offset.checked_add(part.len)
+            && let [extent] = plan.extents_in(part.disk_offset..end)
+            && extent.start <= part.disk_offset
+            && extent.end() >= end
+            && let Content::Source { id, offset } = extent.content
+            && let Some(source) = plan.sources().get(id.0 as usize)
+        {
+            return Ok(Self {
+                path: source.path.clone(),
+                offset: offset + (part.disk_offset - extent.start),
+                len: part.len,
+            });
+        }
+        super::place::write_whole(copy, &file.read(disk, MAX_FILE)?)?;
+        Ok(Self {
+            path: copy.to_owned(),
+            offset: 0,
+            len: file.size,
         })
     }
 

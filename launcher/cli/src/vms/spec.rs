@@ -85,6 +85,8 @@ pub(crate) enum Base {
     Plan,
     /// A disk file.
     File(PathBuf),
+    /// A copy in the machine's folder, of a disk that was compressed.
+    Copy,
 }
 
 /// A disk file that a guest reads, and writes if it may.
