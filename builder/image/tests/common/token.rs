@@ -20,6 +20,8 @@ pub struct TokenServer {
     pub port: u16,
     /// Request lines with the body of POSTs.
     pub seen: Arc<Mutex<Vec<String>>>,
+    /// How long tokens stay valid.
+    pub life: Arc<Mutex<Duration>>,
 }
 
 /// Whom the server gives a token to.
@@ -39,13 +41,15 @@ impl TokenServer {
         let port = listener.local_addr().unwrap().port();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let signer = Signer::new(certificates);
-        let shared = Arc::clone(&seen);
+        let life = Arc::new(Mutex::new(life));
+        let (shared, lives) = (Arc::clone(&seen), Arc::clone(&life));
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
+                let life = *lives.lock().unwrap();
                 let _ = answer(client, &signer, admits, life, &shared);
             }
         });
-        Self { port, seen }
+        Self { port, seen, life }
     }
 
     pub fn realm(&self) -> String {
