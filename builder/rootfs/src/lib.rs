@@ -11,6 +11,7 @@ pub mod customize;
 pub mod ext4;
 pub mod fat;
 pub mod identity;
+pub mod iso;
 pub mod place;
 pub mod tree;
 pub mod volume;

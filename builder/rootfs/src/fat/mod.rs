@@ -19,6 +19,7 @@ use crate::tree::FileContent;
 
 pub use format::format;
 pub use read::{ReadError, Reader};
+pub(crate) use time::civil_from_days;
 
 /// Size in bytes of a volume for which none is asked: 512 MiB, as bootc makes
 /// it. It is larger only if the files take more than a third of it, so that

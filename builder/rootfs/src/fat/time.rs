@@ -61,7 +61,7 @@ pub(super) fn decode(date: u16, time: u16) -> Option<Timestamp> {
 /// Year, month and day of a day since 1970-01-01. Years are counted from March
 /// here, so that the leap day comes last and the days before a month follow
 /// from 153 days per five months.
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
+pub(crate) fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468; // from 0000-03-01
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
