@@ -9,6 +9,7 @@ mod commands;
 mod disk;
 mod image;
 mod interrupt;
+mod launch;
 mod progress;
 mod report;
 mod run;
@@ -41,7 +42,12 @@ pub fn main() -> ExitCode {
         eprintln!("bootwright: {error}");
         return ExitCode::from(vms::exit::NOT_STARTED);
     }
-    let interrupt = match interrupt::Interrupt::install() {
+    let installed = match cli.command {
+        // It has the guest end first, however often it is asked.
+        Command::Launch(_) => interrupt::Interrupt::patient(),
+        _ => interrupt::Interrupt::install(),
+    };
+    let interrupt = match installed {
         Ok(interrupt) => interrupt,
         Err(error) => {
             eprintln!("bootwright: cannot catch signals: {error}");
@@ -67,6 +73,9 @@ pub fn main() -> ExitCode {
         Command::Resize(args) => commands::vms::resize(&args),
         Command::Rm(args) => commands::vms::rm(&args),
         Command::Machine { name } => return vms::process::main(&name),
+        Command::Launch(args) => return launch::run(&args, &interrupt),
+        Command::Probe(args) => launch::probe(&args),
+        Command::BecomePasst { command } => return vms::process::passt::become_passt(&command),
         Command::Build(args) => commands::build::run(&args, &interrupt),
         Command::Inspect(args) => commands::inspect::run(&args, &interrupt),
         Command::Push(args) => commands::push::run(&args, &interrupt),
@@ -96,9 +105,10 @@ pub fn main() -> ExitCode {
 fn refused(error: &clap::Error) -> ExitCode {
     // A closed output is no reason to say more.
     let _ = error.print();
-    let run = std::env::args_os().nth(1).is_some_and(|arg| arg == "run");
+    let command = std::env::args_os().nth(1);
+    let run = command.is_some_and(|arg| arg == "run" || arg == "launch");
     match u8::try_from(error.exit_code()) {
-        // `run` has exit statuses of its own.
+        // `run` and `launch` have exit statuses of their own.
         Ok(status @ 1..) if run => ExitCode::from(status.max(vms::exit::NOT_STARTED)),
         Ok(status) => ExitCode::from(status),
         Err(_) => ExitCode::FAILURE,

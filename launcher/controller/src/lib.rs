@@ -9,6 +9,8 @@
 pub mod api;
 pub mod convert;
 pub mod fields;
-pub mod machine;
 pub mod pod;
 pub mod quantity;
+
+#[doc(inline)]
+pub use bootwright_machine as machine;

@@ -11,7 +11,7 @@ mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Container, LocalObjectReference, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EnvVar, LocalObjectReference, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource as _;
 
@@ -120,6 +120,8 @@ pub fn pod(
         name: CONTAINER.into(),
         image: Some(launcher.image.clone()),
         args: Some(vec!["launch".into(), machine::PATH.into()]),
+        command: Some(vec![machine::PROGRAM.into()]),
+        env: Some(environment()),
         ports: some(network::ports(spec)),
         liveness_probe: network::probe(spec.liveness_probe.as_ref(), "livenessProbe")?,
         readiness_probe: network::probe(spec.readiness_probe.as_ref(), "readinessProbe")?,
@@ -250,6 +252,21 @@ fn machine(
 
 fn grace(spec: &InstanceSpec) -> i64 {
     (spec.termination_grace_period_seconds).unwrap_or(DEFAULT_GRACE_SECONDS)
+}
+
+/// Where the launcher keeps what the guest writes, and its sockets: as
+/// `bootwright run` finds it, so that its other commands work in the pod.
+fn environment() -> Vec<EnvVar> {
+    let variable = |name: &str, value: &str| EnvVar {
+        name: name.into(),
+        value: Some(value.into()),
+        value_from: None,
+    };
+    vec![
+        variable("HOME", machine::SCRATCH),
+        variable("TMPDIR", machine::SCRATCH),
+        variable("XDG_RUNTIME_DIR", machine::RUNTIME),
+    ]
 }
 
 fn node_selector(spec: &InstanceSpec) -> BTreeMap<String, String> {

@@ -3,8 +3,31 @@
 //! The controller writes it as JSON into the annotation [`ANNOTATION`] of the
 //! pod, which the pod sees as the file [`PATH`]. Paths are the pod's own.
 //! There are no secrets in it: those are in files that it names.
+//! [`Machine::from_json`] reads and checks it, whoever has written it.
+
+mod check;
 
 use serde::{Deserialize, Serialize};
+
+pub use check::MachineError;
+
+/// Where the launcher's image has the program.
+pub const PROGRAM: &str = "/usr/bin/bootwright";
+
+/// What the machine is called in its pod, where it is the only one.
+pub const NAME: &str = "vm";
+
+/// Where the launcher keeps what the guest writes, and its own files.
+pub const SCRATCH: &str = "/run/bootwright/scratch";
+
+/// Where the launcher keeps its sockets, below [`SCRATCH`].
+pub const RUNTIME: &str = "/run/bootwright/scratch/run";
+
+/// Where the launcher says why it ended.
+pub const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// The most disks of a machine.
+pub const MAX_DISKS: usize = 24;
 
 /// The annotation of a pod that holds its machine.
 pub const ANNOTATION: &str = "bootwright.dev/machine";
@@ -218,6 +241,13 @@ pub struct Interface {
     /// The UDP ports that reach the guest; all without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub udp: Option<Vec<u16>>,
+}
+
+impl Interface {
+    /// Its hardware address; `None` if it has none that can be one.
+    pub fn hardware_address(&self) -> Option<[u8; 6]> {
+        check::mac(&self.mac)
+    }
 }
 
 /// The small devices.

@@ -2,6 +2,7 @@
 
 mod build;
 mod common;
+mod launch;
 mod push;
 mod run;
 mod serve;
@@ -13,6 +14,7 @@ pub use build::{
     BootArgs, BootMode, BuildArgs, Compression, CustomizeArgs, DEFAULT_FREE, PlanArgs,
 };
 pub use common::{ImageArgs, OutputArgs, RegistryArgs, StoreArgs};
+pub use launch::{LaunchArgs, PASST, ProbeArgs};
 pub use push::{ContainerDiskArgs, Form, LayerCompression, PushArgs, SourceRegistryArgs};
 pub use run::{Accel, GuestArgs, KernelArgs, MachineArgs, NetworkArgs, RootArgs, RunArgs};
 pub use serve::ServeArgs;
@@ -70,6 +72,17 @@ pub enum Command {
     Machine {
         /// The machine's name.
         name: String,
+    },
+    /// Run the virtual machine of a Kubernetes pod
+    Launch(Box<LaunchArgs>),
+    /// Succeed if the guest of a pod has booted
+    Probe(ProbeArgs),
+    /// Become passt in a container; `launch` starts this
+    #[command(hide = true, name = PASST)]
+    BecomePasst {
+        /// The program and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<std::ffi::OsString>,
     },
     /// Show what an image or a disk holds
     Inspect(Box<InspectArgs>),

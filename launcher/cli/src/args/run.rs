@@ -159,7 +159,7 @@ pub struct KernelArgs {
 }
 
 /// The disk that is made of an image.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Root disk")]
 pub struct RootArgs {
     /// Size of the root disk [default: content and --free, or as large as DISK]

@@ -170,7 +170,7 @@ impl Watch {
 }
 
 /// Shows what comes from the console until its end.
-fn show(mut stream: UnixStream) -> io::Result<JoinHandle<()>> {
+pub(crate) fn show(mut stream: UnixStream) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("show".into()).spawn(move || {
         let mut stdout = io::stdout();
         let mut buffer = [0; 16 << 10];

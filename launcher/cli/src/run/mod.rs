@@ -5,5 +5,6 @@
 pub(crate) mod attach;
 pub(crate) mod launch;
 pub(crate) mod prepare;
+pub(crate) mod root_disk;
 mod terminal;
 pub(crate) mod wait;

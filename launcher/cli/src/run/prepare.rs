@@ -4,27 +4,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use bootwright_disk::reader::{self, data_len};
-use bootwright_disk::sink::{self, Format, Target};
-use bootwright_rootfs::boot::Architecture;
+use bootwright_disk::reader;
 use bootwright_rootfs::customize::{Hostname, parse_keys};
 
-use crate::args::{BootArgs, ByteSize, CustomizeArgs, MachineArgs, PlanArgs, RootArgs, RunArgs};
+use super::root_disk::{of_disk, of_image};
+use crate::args::{ByteSize, MachineArgs, RootArgs, RunArgs};
 use crate::commands;
-use crate::disk::{self, Disk, Found};
-use crate::image::{Context, Loaded};
+use crate::disk::{self, Found};
+use crate::image::Context;
 use crate::interrupt::Interrupt;
 use crate::progress::Messages;
 use crate::report::Timings;
-use crate::vms::kernel::{CommandLine, Piece};
+use crate::vms::block::serial;
+use crate::vms::kernel::CommandLine;
 use crate::vms::network::{self, Forward, Network};
 use crate::vms::place::{Lock, Place, Places};
-use crate::vms::spec::{Accel, Base, Boot, DataDisk, Planned, Root, Spec, Ssh};
-use crate::vms::{accel, block, credentials, seed, stored_plan};
-
-/// Free space on a disk that is made of an image: it takes no space of the
-/// host until it is written.
-const FREE: u64 = 8 << 30;
+use crate::vms::spec::{self, Accel, Base, Boot, Disk, Planned, Spec, Ssh, Writes};
+use crate::vms::{accel, block, credentials, seed};
 
 /// Largest key or user data that is read, in bytes.
 const MAX_SMALL: u64 = 1 << 20;
@@ -62,7 +58,7 @@ pub(crate) fn prepare(
     network::check_all(&args.network.publish)?;
     let network = choose_network(args, messages)?;
     let disks = args.machine.disks.iter().map(|text| data_disk(text));
-    let disks: Vec<DataDisk> = disks.collect::<anyhow::Result<_>>()?;
+    let data: Vec<(Base, Writes)> = disks.collect::<anyhow::Result<_>>()?;
     let places = Places::from_env()?;
     places.clear_stale()?;
     let ready = make(&places, args.name.as_deref())?;
@@ -74,6 +70,16 @@ pub(crate) fn prepare(
     command_line.more.extend(guest.command_line);
     command_line.check()?;
     let result = describe(args, &ready, known, messages, interrupt).and_then(|described| {
+        let mut disks = vec![described.root];
+        let seed = seed(args, &ready, described.uuid, &guest.hostname)?;
+        for (base, writes) in data.into_iter().chain(seed) {
+            disks.push(Disk {
+                serial: serial(disks.len()),
+                base,
+                size: None,
+                writes,
+            });
+        }
         let spec = Spec {
             version: Spec::VERSION,
             name: ready.name.clone(),
@@ -83,11 +89,12 @@ pub(crate) fn prepare(
             cpus: args.machine.cpus,
             max_cpus: max_cpus(&args.machine),
             memory: args.machine.memory.0,
-            root: described.root,
+            huge_pages: false,
             disks,
-            seed: seed(args, &ready, described.uuid, &guest.hostname)?,
             network,
+            mac: spec::mac(described.uuid),
             forwards: args.network.publish.clone(),
+            all_ports: Vec::new(),
             ssh: guest.ssh,
             strings: guest.strings,
             boot: Boot {
@@ -97,8 +104,12 @@ pub(crate) fn prepare(
                 command_line,
             },
             uuid: described.uuid,
+            serial: String::new(),
+            paused: false,
             no_reboot: args.machine.no_reboot,
             sandbox: sandbox(&args.machine, chosen, messages),
+            contained: false,
+            vsock: true,
         };
         spec.save(&ready.place.state)
     });
@@ -200,13 +211,18 @@ fn guest(args: &RunArgs, ready: &Ready, network: &Network) -> anyhow::Result<Tol
 }
 
 /// Writes the seed disk for cloud-init, if there is to be one.
-fn seed(args: &RunArgs, ready: &Ready, uuid: uuid::Uuid, hostname: &str) -> anyhow::Result<bool> {
+fn seed(
+    args: &RunArgs,
+    ready: &Ready,
+    uuid: uuid::Uuid,
+    hostname: &str,
+) -> anyhow::Result<Option<(Base, Writes)>> {
     let Some(path) = &args.guest.cloud_init else {
-        return Ok(false);
+        return Ok(None);
     };
     let user_data = commands::read_limited(path, MAX_SMALL).context("--cloud-init")?;
-    seed::save(plan_dir(args, ready), uuid, hostname, user_data)?;
-    Ok(true)
+    let folder = seed::save(plan_dir(args, ready), uuid, hostname, user_data)?;
+    Ok(Some((Base::Plan(folder), Writes::Refused)))
 }
 
 /// Where a machine's plans are: with what it has written, or gone with it.
@@ -264,9 +280,10 @@ fn known(args: &RunArgs, ready: &Ready) -> anyhow::Result<Option<Spec>> {
         return Ok(None);
     }
     let spec = Spec::load(&ready.place.state)?;
-    let same = match &spec.root.base {
+    let root = spec.disks.first().context("it has no disk")?;
+    let same = match &root.base {
         Base::File(path) => absolute(Some(Path::new(&args.target)))?.as_ref() == Some(path),
-        Base::Plan | Base::Copy => spec.target == args.target,
+        _ => spec.target == args.target,
     };
     if !same {
         bail!(
@@ -277,7 +294,7 @@ fn known(args: &RunArgs, ready: &Ready) -> anyhow::Result<Option<Spec>> {
         );
     }
     if let Some(ByteSize(size)) = args.root.size
-        && spec.root.size != Some(size)
+        && root.size != Some(size)
     {
         bail!(
             "--size: the disk of the machine {} has its size already",
@@ -307,7 +324,7 @@ fn refuse(args: &RootArgs, why: &str) -> anyhow::Result<()> {
 
 /// What is known of a machine's disk.
 struct Described {
-    root: Root,
+    root: Disk,
     planned: Option<Planned>,
     uuid: uuid::Uuid,
 }
@@ -321,22 +338,31 @@ fn describe(
 ) -> anyhow::Result<Described> {
     if let Some(spec) = known {
         return Ok(Described {
-            root: spec.root,
+            root: spec.disks.into_iter().next().context("it has no disk")?,
             planned: spec.boot.planned,
             uuid: spec.uuid,
         });
     }
     let uuid = uuid::Builder::from_random_bytes(random()?).into_uuid();
+    let root = |base, size| Disk {
+        serial: serial(0),
+        base,
+        size,
+        writes: match args.name {
+            Some(_) => Writes::Kept,
+            None => Writes::Dropped,
+        },
+    };
     let target = Path::new(&args.target);
     if commands::is_disk(target) {
         refuse(&args.root, "this is a disk already, not an image")?;
         // What is wrong with it is said before there is a machine.
         reader::open_disk(target)?;
         return Ok(Described {
-            root: Root {
-                base: Base::File(fs::canonicalize(target)?),
-                size: args.root.size.map(|size| size.0),
-            },
+            root: root(
+                Base::File(fs::canonicalize(target)?),
+                args.root.size.map(|size| size.0),
+            ),
             planned: None,
             uuid,
         });
@@ -346,162 +372,36 @@ fn describe(
         messages,
         interrupt,
     };
-    let mut loaded = match disk::find(&args.target, context, &mut Timings::start())? {
-        Found::Image(loaded) => loaded,
+    let dir = plan_dir(args, ready);
+    let (base, planned) = match disk::find(&args.target, context, &mut Timings::start())? {
+        Found::Image(mut loaded) => of_image(&mut loaded, &args.root, dir, messages)?,
         Found::Disk(disk) => {
             refuse(&args.root, &format!("this is {disk} already, not an image"))?;
-            let (base, planned) = finished(args, ready, &disk, messages, interrupt)?;
+            let copy = ready.place.state.join(block::COPY);
+            let (base, planned) = of_disk(&disk, dir, &copy, context)?;
             let size = args.root.size.map(|size| size.0);
             return Ok(Described {
-                root: Root { base, size },
+                root: root(base, size),
                 planned,
                 uuid,
             });
         }
     };
-    if loaded.architecture != Architecture::X86_64 {
-        bail!(
-            "{} is for {}, and this program runs x86-64 only",
-            args.target,
-            loaded.report.platform
-        );
-    }
-    let planned = plan(args, ready, &mut loaded, messages)?;
     Ok(Described {
-        root: Root {
-            base: Base::Plan,
-            size: None,
-        },
-        planned: Some(planned),
+        root: root(base, None),
+        planned,
         uuid,
     })
 }
 
-/// Writes down the plan of a disk that came from a registry, or the disk where
-/// it is none.
-fn finished(
-    args: &RunArgs,
-    ready: &Ready,
-    disk: &Disk,
-    messages: &Messages,
-    interrupt: &Interrupt,
-) -> anyhow::Result<(Base, Option<Planned>)> {
-    let dir = plan_dir(args, ready);
-    let base = match &disk.plan {
-        Some(plan) => {
-            stored_plan::save(plan, dir)?;
-            Base::Plan
-        }
-        None => {
-            copy(
-                disk,
-                &ready.place.state.join(block::COPY),
-                messages,
-                interrupt,
-            )?;
-            Base::Copy
-        }
-    };
-    let Some((boot, kernel)) = (disk.boot.as_ref()).and_then(|b| Some((b, b.kernel.as_ref()?)))
-    else {
-        return Ok((base, None));
-    };
-    let piece = |file, name| {
-        Piece::on_disk(file, &*disk.reader, disk.plan.as_deref(), &dir.join(name))
-            .with_context(|| format!("cannot read the {name} of {}", disk.report.name))
-    };
-    let planned = Planned {
-        kernel: piece(kernel, "kernel")?,
-        initrd: (boot.initrd.as_ref())
-            .map(|initrd| piece(initrd, "initrd"))
-            .transpose()?,
-        command_line: boot.command_line.clone(),
-    };
-    Ok((base, Some(planned)))
-}
-
-/// Copies a disk, holes and all.
-fn copy(
-    disk: &Disk,
-    path: &Path,
-    messages: &Messages,
-    interrupt: &Interrupt,
-) -> anyhow::Result<()> {
-    let task = messages.task("copy of the disk", data_len(&*disk.reader)?);
-    sink::write(
-        &*disk.reader,
-        Target::Path(path.to_owned()),
-        Format::Raw,
-        &sink::Options {
-            sync: false,
-            ..sink::Options::default()
-        },
-        &|bytes| task.advance(bytes),
-        interrupt.flag(),
-    )?;
-    task.finish();
-    Ok(())
-}
-
-/// Plans the disk of an image and writes the plan down.
-fn plan(
-    args: &RunArgs,
-    ready: &Ready,
-    loaded: &mut Loaded,
-    messages: &Messages,
-) -> anyhow::Result<Planned> {
-    let disk = commands::build::plan(loaded, &plan_args(&args.root), 1)?;
-    let warnings = loaded.tree.warnings().iter().chain(&disk.warnings);
-    warnings.for_each(|w| messages.warn(w));
-    let dir = plan_dir(args, ready);
-    stored_plan::save(&disk.plan, dir)?;
-    let sources = disk.plan.sources();
-    let kernel = &disk.boot.kernel;
-    let piece = |content, name| {
-        Piece::of(content, sources, &dir.join(name))
-            .with_context(|| format!("cannot read the image's {name}"))
-    };
-    Ok(Planned {
-        kernel: piece(&kernel.linux, "kernel")?,
-        initrd: kernel
-            .initrd
-            .as_ref()
-            .map(|initrd| piece(&initrd.content, "initrd"))
-            .transpose()?,
-        command_line: disk.boot.command_line,
-    })
-}
-
-fn plan_args(args: &RootArgs) -> PlanArgs {
-    PlanArgs {
-        size: args.size,
-        free: Some(args.free.unwrap_or(ByteSize(FREE))),
-        boot: BootArgs {
-            boot: None,
-            kargs: Vec::new(),
-            karg_deletes: Vec::new(),
-            stub: None,
-            loader: None,
-            esp_size: None,
-        },
-        customize: CustomizeArgs {
-            hostname: None,
-            ssh_keys: Vec::new(),
-            users: args.users.clone(),
-            root_password_file: args.root_password_file.clone(),
-            files: args.files.clone(),
-        },
-    }
-}
-
 /// A disk as `--disk` names it.
-fn data_disk(text: &str) -> anyhow::Result<DataDisk> {
-    let (path, read_only) = match text.strip_suffix(":ro") {
-        Some(path) => (path, true),
-        None => (text, false),
+fn data_disk(text: &str) -> anyhow::Result<(Base, Writes)> {
+    let (path, writes) = match text.strip_suffix(":ro") {
+        Some(path) => (path, Writes::Refused),
+        None => (text, Writes::Through),
     };
     let path = fs::canonicalize(path).with_context(|| format!("--disk {path}"))?;
-    Ok(DataDisk { path, read_only })
+    Ok((Base::File(path), writes))
 }
 
 fn absolute(path: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
@@ -510,7 +410,7 @@ fn absolute(path: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
 }
 
 /// Bytes that nobody can foresee.
-fn random() -> anyhow::Result<[u8; 16]> {
+pub(crate) fn random() -> anyhow::Result<[u8; 16]> {
     let mut bytes = [0; 16];
     let mut file = fs::File::open("/dev/urandom").context("cannot open /dev/urandom")?;
     std::io::Read::read_exact(&mut file, &mut bytes).context("cannot read /dev/urandom")?;

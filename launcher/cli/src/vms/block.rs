@@ -11,16 +11,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
-use bootwright_disk::ReadAt;
 use bootwright_disk::nbd::WriteAt;
 use bootwright_disk::reader::{self, DiskFormat, Run as ReaderRun};
+use bootwright_disk::{PlanBuilder, ReadAt};
 use bootwright_vmm::block::{
     self, Backend, BaseId, FileRun, HostFile, Limits, Overlay, PlanDisk, Qcow2Disk, RawDisk, Run,
 };
 use bytes::Bytes;
 
 use super::place::Place;
-use super::spec::{Base, DataDisk, Spec};
+use super::spec::{self, Base, Writes};
 use super::stored_plan;
 
 /// The file of what a guest has written.
@@ -171,23 +171,34 @@ impl WriteAt for Disk {
     }
 }
 
-/// The disk that a machine boots from.
-#[derive(Debug)]
-pub(crate) struct RootDisk {
+/// A disk of a machine, opened.
+#[derive(Debug, Clone)]
+pub(crate) struct Opened {
     /// The disk.
     pub disk: Arc<dyn Backend>,
-    /// Whether nobody has written to it.
+    /// What the guest reads as its serial number.
+    pub serial: String,
+    /// Whether it still is what its plan says.
     pub fresh: bool,
     /// Folders of files that are opened when the guest reads them.
     pub folders: Vec<PathBuf>,
 }
 
-/// Opens the disk that a machine boots from.
-pub(crate) fn open_root(spec: &Spec, place: &Place) -> anyhow::Result<RootDisk> {
+/// Opens a disk of the machine in `place`.
+pub(crate) fn open(disk: &spec::Disk, place: &Place) -> anyhow::Result<Opened> {
+    let opened = |backend: Arc<dyn Backend>, fresh, folders| Opened {
+        disk: backend,
+        serial: disk.serial.clone(),
+        fresh,
+        folders,
+    };
+    if disk.writes == Writes::Through {
+        return Ok(opened(open_to_write(&disk.base)?, false, Vec::new()));
+    }
     let mut folders = Vec::new();
-    let (base, id): (Arc<dyn Backend>, BaseId) = match &spec.root.base {
-        Base::Plan => {
-            let (plan, id) = stored_plan::load(plan_dir(spec, place))?;
+    let (base, id): (Arc<dyn Backend>, BaseId) = match &disk.base {
+        Base::Plan(folder) => {
+            let (plan, id) = stored_plan::load(folder)?;
             let disk = PlanDisk::new(plan).context(
                 "if the layer was removed from the store, remove the machine and run the image again",
             )?;
@@ -195,41 +206,39 @@ pub(crate) fn open_root(spec: &Spec, place: &Place) -> anyhow::Result<RootDisk> 
             (Arc::new(disk), id)
         }
         Base::File(path) => open_base(path)?,
-        Base::Copy => open_base(&place.state.join(COPY))?,
+        Base::Raw(path) => {
+            let raw = RawDisk::open(path, true)?;
+            let id = raw.identity();
+            let id = id.with_context(|| format!("cannot read {}", path.display()))?;
+            (Arc::new(raw), id)
+        }
+        Base::Nothing => {
+            let size = disk.size.context("an empty disk has a size")?;
+            let plan = PlanBuilder::new(Vec::new()).finish(size)?;
+            let id = BaseId::of_plan(&plan);
+            (Arc::new(PlanDisk::new(plan)?), id)
+        }
     };
-    let size = spec.root.size.unwrap_or_else(|| base.size());
+    if disk.writes == Writes::Refused {
+        return Ok(opened(base, true, folders));
+    }
+    let size = disk.size.unwrap_or_else(|| base.size());
     if size < base.size() {
         bail!(
             "--size: the disk has {} bytes already, and cannot be made smaller",
             base.size()
         );
     }
-    if spec.ephemeral {
+    if disk.writes == Writes::Dropped {
         let overlay = Overlay::ephemeral(Some(&place.state), base, size)?;
-        return Ok(RootDisk {
-            disk: Arc::new(overlay),
-            fresh: true,
-            folders,
-        });
+        return Ok(opened(Arc::new(overlay), true, folders));
     }
     let path = place.state.join(OVERLAY);
     let (overlay, fresh) = match path.try_exists()? {
         true => (Overlay::open(&path, base, id)?, false),
         false => (Overlay::create(&path, base, id, size)?, true),
     };
-    Ok(RootDisk {
-        disk: Arc::new(overlay),
-        fresh,
-        folders,
-    })
-}
-
-/// Where a machine's plan is: with what it has written, or gone with it.
-pub(crate) fn plan_dir<'a>(spec: &Spec, place: &'a Place) -> &'a Path {
-    match spec.ephemeral {
-        true => &place.runtime,
-        false => &place.state,
-    }
+    Ok(opened(Arc::new(overlay), fresh, folders))
 }
 
 fn open_base(path: &Path) -> anyhow::Result<(Arc<dyn Backend>, BaseId)> {
@@ -253,19 +262,13 @@ fn open_base(path: &Path) -> anyhow::Result<(Arc<dyn Backend>, BaseId)> {
     Ok((Arc::new(base), id))
 }
 
-/// Opens a machine's seed disk.
-pub(crate) fn open_seed(spec: &Spec, place: &Place) -> anyhow::Result<Arc<dyn Backend>> {
-    let dir = plan_dir(spec, place).join(super::seed::FOLDER);
-    let (plan, _) = stored_plan::load(&dir)?;
-    Ok(Arc::new(PlanDisk::new(plan)?))
-}
-
-/// Opens a further disk.
-pub(crate) fn open_data(disk: &DataDisk) -> anyhow::Result<Arc<dyn Backend>> {
-    let path = &disk.path;
-    if disk.read_only {
-        return Ok(open_base(path)?.0);
-    }
+/// Opens what the guest itself writes to.
+fn open_to_write(base: &Base) -> anyhow::Result<Arc<dyn Backend>> {
+    let path = match base {
+        Base::Raw(path) => return Ok(Arc::new(RawDisk::open(path, false)?)),
+        Base::File(path) => path,
+        Base::Plan(_) | Base::Nothing => bail!("there is no file to write to"),
+    };
     match reader::open_disk(path)?.format() {
         DiskFormat::Raw => Ok(Arc::new(RawDisk::open(path, false)?)),
         DiskFormat::Qcow2 => Ok(Arc::new(Qcow2Disk::open(path, false, None)?)),
@@ -305,22 +308,68 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_disk_and_one_that_looks_like_another_format_are_what_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place {
+            state: dir.path().to_owned(),
+            runtime: dir.path().to_owned(),
+        };
+        let path = dir.path().join("disk.img");
+        // A guest may write what it wants on its own disk.
+        let mut bytes = vec![0; 1 << 20];
+        bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        fs::write(&path, &bytes).unwrap();
+        let mut disk = spec::Disk {
+            serial: "data".to_owned(),
+            base: Base::Raw(path.clone()),
+            size: None,
+            writes: Writes::Through,
+        };
+        let opened = open(&disk, &place).unwrap();
+        let view = Disk(opened.disk);
+        view.write_all_at(4096, &[7; 512]).unwrap();
+        view.flush().unwrap();
+        drop(view);
+        assert!(fs::read(&path).unwrap()[4096..4608].iter().all(|b| *b == 7));
+        disk.writes = Writes::Dropped;
+        let view = Disk(open(&disk, &place).unwrap().disk);
+        view.write_all_at(4096, &[8; 512]).unwrap();
+        assert_eq!(fs::read(&path).unwrap()[4096], 7);
+        disk.base = Base::Nothing;
+        disk.size = Some(1 << 30);
+        let view = Disk(open(&disk, &place).unwrap().disk);
+        assert_eq!(view.size(), 1 << 30);
+        assert_eq!(view.next_data(0).unwrap(), None);
+        disk.writes = Writes::Through;
+        assert!(open(&disk, &place).is_err());
+    }
+
+    #[test]
     fn a_disk_in_use_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data.raw");
         fs::write(&path, vec![0; 1 << 20]).unwrap();
-        let disk = |read_only| DataDisk {
-            path: path.clone(),
-            read_only,
+        let place = Place {
+            state: dir.path().to_owned(),
+            runtime: dir.path().to_owned(),
         };
-        let first = open_data(&disk(false)).unwrap();
-        for read_only in [false, true] {
-            let error = open_data(&disk(read_only)).unwrap_err().to_string();
+        let open = |writes| {
+            let disk = spec::Disk {
+                serial: "disk1".to_owned(),
+                base: Base::File(path.clone()),
+                size: None,
+                writes,
+            };
+            open(&disk, &place)
+        };
+        let first = open(Writes::Through).unwrap();
+        for writes in [Writes::Through, Writes::Refused] {
+            let error = open(writes).unwrap_err().to_string();
             assert!(error.contains("in use by another process"), "{error}");
         }
         drop(first);
-        let readers = [(); 2].map(|()| open_data(&disk(true)).unwrap());
-        assert!(open_data(&disk(false)).is_err());
+        let readers = [(); 2].map(|()| open(Writes::Refused).unwrap());
+        assert!(open(Writes::Through).is_err());
         drop(readers);
     }
 }

@@ -1,7 +1,7 @@
 //! A disk with cloud-init's NoCloud data (its documentation, "NoCloud",
 //! section "Source 2: drive with labelled filesystem").
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use bootwright_disk::{Extent, PlanBuilder};
@@ -15,15 +15,15 @@ use super::stored_plan;
 const LABEL: &str = "CIDATA";
 
 /// The folder of the seed's plan.
-pub(crate) const FOLDER: &str = "seed";
+const FOLDER: &str = "seed";
 
-/// Writes the plan of the seed disk into `dir`.
+/// Writes the plan of the seed disk into a folder in `dir`, and says which.
 pub(crate) fn save(
     dir: &Path,
     instance: uuid::Uuid,
     hostname: &str,
     user_data: Vec<u8>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<PathBuf> {
     let meta = format!("instance-id: {instance}\nlocal-hostname: {hostname}\n");
     let files = [
         file("meta-data", meta.into_bytes()),
@@ -41,7 +41,8 @@ pub(crate) fn save(
     let plan = builder.finish(volume.size)?;
     let dir = dir.join(FOLDER);
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    stored_plan::save(&plan, &dir)
+    stored_plan::save(&plan, &dir)?;
+    Ok(dir)
 }
 
 fn file(path: &str, bytes: Vec<u8>) -> FatFile {
@@ -70,8 +71,8 @@ mod tests {
     fn other_readers_find_the_user_data() {
         let dir = tempfile::tempdir().unwrap();
         let text = b"#cloud-config\nhostname: x\n".to_vec();
-        save(dir.path(), uuid::Uuid::nil(), "web", text.clone()).unwrap();
-        let (plan, _) = stored_plan::load(&dir.path().join(FOLDER)).unwrap();
+        let folder = save(dir.path(), uuid::Uuid::nil(), "web", text.clone()).unwrap();
+        let (plan, _) = stored_plan::load(&folder).unwrap();
         let mut bytes = vec![0; plan.size() as usize];
         PlanReader::new(plan).read_exact_at(0, &mut bytes).unwrap();
         let image = dir.path().join("seed.raw");

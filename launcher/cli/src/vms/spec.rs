@@ -7,10 +7,10 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
 use super::kernel::{CommandLine, Piece};
-use super::network::{Forward, Network};
+use super::network::{Forward, Network, Protocol};
 
 /// The version of the description; others are refused.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The file in a machine's folder.
 const FILE: &str = "vm.json";
@@ -34,16 +34,18 @@ pub(crate) struct Spec {
     pub max_cpus: u8,
     /// Memory in bytes.
     pub memory: u64,
-    /// The disk that it boots from.
-    pub root: Root,
-    /// Further disks.
-    pub disks: Vec<DataDisk>,
-    /// Whether it has a seed disk for cloud-init.
-    pub seed: bool,
+    /// Whether its memory is the host's huge pages.
+    pub huge_pages: bool,
+    /// Its disks; it boots from the first.
+    pub disks: Vec<Disk>,
     /// What its interface leads to.
     pub network: Network,
+    /// Its interface's hardware address.
+    pub mac: [u8; 6],
     /// Ports of the host that lead to it, without that for ssh.
     pub forwards: Vec<Forward>,
+    /// Protocols of which all ports of the host lead to it.
+    pub all_ports: Vec<Protocol>,
     /// How its ssh server is reached.
     pub ssh: Option<Ssh>,
     /// SMBIOS strings of type 11.
@@ -52,10 +54,18 @@ pub(crate) struct Spec {
     pub boot: Boot,
     /// Its UUID.
     pub uuid: uuid::Uuid,
+    /// Its serial number; empty for none.
+    pub serial: String,
+    /// Whether it waits to be resumed before its first instruction.
+    pub paused: bool,
     /// Whether a reset ends it.
     pub no_reboot: bool,
     /// Whether its process is confined.
     pub sandbox: bool,
+    /// Whether it is in a container that has no namespaces to give.
+    pub contained: bool,
+    /// Whether there are sockets between the guest and its process.
+    pub vsock: bool,
 }
 
 /// What runs a guest.
@@ -68,34 +78,46 @@ pub(crate) enum Accel {
     Tcg,
 }
 
-/// The disk that a machine boots from.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Root {
-    /// What lies below what the guest writes.
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Disk {
+    /// What the guest reads as its serial number.
+    pub serial: String,
+    /// What is on it before the guest writes.
     pub base: Base,
-    /// Size of the disk in bytes, the base's if none.
+    /// Its size in bytes, the base's if none.
     pub size: Option<u64>,
+    /// What becomes of what the guest writes.
+    pub writes: Writes,
 }
 
-/// A disk that is not written.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// What is on a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Base {
-    /// A plan in the machine's folder.
-    Plan,
-    /// A disk file.
+    /// The plan in this folder.
+    Plan(PathBuf),
+    /// This disk file, whatever its format.
     File(PathBuf),
-    /// A copy in the machine's folder, of a disk that was compressed.
-    Copy,
+    /// The bytes of this file or device, whatever they look like: a guest
+    /// may have written them.
+    Raw(PathBuf),
+    /// Nothing.
+    Nothing,
 }
 
-/// A disk file that a guest reads, and writes if it may.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct DataDisk {
-    /// The file.
-    pub path: PathBuf,
-    /// Whether it is only read.
-    pub read_only: bool,
+/// What becomes of what a guest writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Writes {
+    /// It may not write.
+    Refused,
+    /// It goes to the base.
+    Through,
+    /// It goes to an overlay in the machine's folder, which is kept.
+    Kept,
+    /// It goes to an overlay that is gone when the machine ends.
+    Dropped,
 }
 
 /// What a machine boots: what is not given here is found on its disk.
@@ -129,13 +151,13 @@ pub(crate) struct Ssh {
     pub port: u16,
 }
 
-impl Spec {
-    /// Its interface's hardware address: one of QEMU's block, from the UUID.
-    pub(crate) fn mac(&self) -> [u8; 6] {
-        let [a, b, c, ..] = *self.uuid.as_bytes();
-        [0x52, 0x54, 0x00, a, b, c]
-    }
+/// A hardware address made of a UUID, one of QEMU's block.
+pub(crate) fn mac(uuid: uuid::Uuid) -> [u8; 6] {
+    let [a, b, c, ..] = *uuid.as_bytes();
+    [0x52, 0x54, 0x00, a, b, c]
+}
 
+impl Spec {
     /// All ports of the host that lead to it.
     pub(crate) fn all_forwards(&self) -> Vec<Forward> {
         let mut forwards = self.forwards.clone();
@@ -143,7 +165,7 @@ impl Spec {
             address: Some(std::net::Ipv4Addr::LOCALHOST.into()),
             host: ssh.port,
             guest: 22,
-            protocol: super::network::Protocol::Tcp,
+            protocol: Protocol::Tcp,
         }));
         forwards
     }

@@ -26,9 +26,6 @@ const DEVICES: &str = "/run/bootwright/devices";
 /// How the names of volumes begin that are not the machine's.
 const OWN: &str = "bootwright-";
 
-/// Where the launcher keeps what the guest writes, and its own sockets.
-const SCRATCH: &str = "/run/bootwright/scratch";
-
 /// Where the huge pages are.
 const HUGEPAGES: &str = "/dev/hugepages";
 
@@ -123,6 +120,11 @@ pub(super) fn volumes(
             source,
         });
     }
+    if all.disks.len() > machine::MAX_DISKS {
+        let count = all.disks.len();
+        let text = format!("volumes: {count} of at most {}", machine::MAX_DISKS);
+        return Err(PodError::Contradiction(text));
+    }
     kernel(&mut all, spec);
     match all.disks.first() {
         _ if all.kernel.is_some() => {}
@@ -167,7 +169,7 @@ fn own(all: &mut Volumes, spec: &InstanceSpec) {
         }),
         ..Volume::default()
     };
-    all.mount_at(SCRATCH.into(), "bootwright-scratch".into(), false);
+    all.mount_at(machine::SCRATCH.into(), "bootwright-scratch".into(), false);
     all.volumes.push(empty("bootwright-scratch", None));
     let memory = spec.domain.memory.as_ref();
     if let Some(pages) = memory.and_then(|memory| memory.hugepages.as_ref()) {

@@ -1,8 +1,10 @@
 //! A plan as a disk, read-only.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Metadata};
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,6 +22,9 @@ const MAX_GAP: u64 = 4096;
 /// has at most 127 layers.
 const MAX_PACKS: usize = 512;
 
+/// How many files that only a capability opens are kept open.
+const MAX_PRIVATE: usize = 4096;
+
 /// How many folders are told apart by [`PlanDisk::folders`].
 const MAX_FOLDERS: usize = 64;
 
@@ -27,12 +32,14 @@ const MAX_FOLDERS: usize = 64;
 ///
 /// Packs are opened once, by [`PlanDisk::new`]; host files (a plan of a
 /// directory may have 100,000) when they are read, the least recently used
-/// one leaving when there are too many.
+/// one leaving when there are too many. Host files that this process may read
+/// only by a capability are opened at once, too: who serves the disk has none.
 #[derive(Debug)]
 pub struct PlanDisk {
     plan: Arc<Plan>,
     sources: SourceReader,
-    packs: Vec<Option<Arc<HostFile>>>,
+    /// Sources that stay open.
+    held: Vec<Option<Arc<HostFile>>>,
     /// The host file that was read last: most reads continue it.
     last: Mutex<Option<(SourceId, Arc<HostFile>)>>,
 }
@@ -48,30 +55,80 @@ fn outermost(folders: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
     kept
 }
 
+/// What this process may read without a capability, by the modes of files.
+#[derive(Debug, Default)]
+struct Access {
+    folders: BTreeMap<PathBuf, bool>,
+}
+
+impl Access {
+    fn reads(&mut self, path: &Path) -> bool {
+        let readable = fs::symlink_metadata(path).is_ok_and(|m| allowed(&m, 4));
+        readable && path.parent().is_none_or(|folder| self.reaches(folder))
+    }
+
+    fn reaches(&mut self, folder: &Path) -> bool {
+        if let Some(known) = self.folders.get(folder) {
+            return *known;
+        }
+        let searchable = fs::metadata(folder).is_ok_and(|m| allowed(&m, 1));
+        let reachable = searchable && folder.parent().is_none_or(|above| self.reaches(above));
+        self.folders.insert(folder.to_owned(), reachable);
+        reachable
+    }
+}
+
+/// Whether the mode gives this process a right: 4 to read, 1 to search. Groups
+/// are left out of account: that is on the safe side.
+fn allowed(metadata: &Metadata, right: u32) -> bool {
+    let own = metadata.uid() == rustix::process::geteuid().as_raw();
+    metadata.mode() & (right << if own { 6 } else { 0 }) != 0
+}
+
 impl PlanDisk {
-    /// The disk that `plan` describes. Opens its packs.
+    /// The disk that `plan` describes. Opens its packs, and files that only a
+    /// capability opens.
     ///
     /// # Errors
-    /// A pack is missing or has the wrong length; the message names it.
+    /// A pack is missing or has the wrong length; the message names it. There
+    /// are too many files that only a capability opens.
     pub fn new(plan: impl Into<Arc<Plan>>) -> io::Result<Self> {
         let plan = plan.into();
         let sources = SourceReader::new(plan.sources().to_vec());
-        let mut open = 0;
-        let mut packs = Vec::with_capacity(plan.sources().len());
-        for (i, source) in plan.sources().iter().enumerate() {
-            let pack = matches!(source.kind, SourceKind::Pack { .. }) && open < MAX_PACKS;
-            packs.push(if pack {
-                open += 1;
-                let file = sources.file(SourceId(i as u32))?.try_clone()?;
-                Some(Arc::new(HostFile::new(file, &source.path)))
-            } else {
-                None
-            });
+        let hold = |id, path: &Path| -> io::Result<_> {
+            let file = sources.file(SourceId(id as u32))?.try_clone()?;
+            Ok(Some(Arc::new(HostFile::new(file, path))))
+        };
+        let (mut packs, mut private) = (0, 0);
+        let mut access = Access::default();
+        let mut held = Vec::with_capacity(plan.sources().len());
+        for (id, source) in plan.sources().iter().enumerate() {
+            let file = match source.kind {
+                SourceKind::Pack { .. } if packs < MAX_PACKS => {
+                    packs += 1;
+                    hold(id, &source.path)?
+                }
+                SourceKind::HostFile { .. } if !access.reads(&source.path) => {
+                    // What cannot be opened now cannot be read later, which is
+                    // for who reads it to be told.
+                    let file = hold(id, &source.path).unwrap_or(None);
+                    private += usize::from(file.is_some());
+                    file
+                }
+                _ => None,
+            };
+            held.push(file);
+        }
+        if private > MAX_PRIVATE {
+            return Err(io::Error::other(format!(
+                "{private} files in the directory can be read only by a capability, and at most \
+                 {MAX_PRIVATE} are kept open"
+            )));
         }
         Ok(Self {
             plan,
             sources,
-            packs,
+            held,
             last: Mutex::new(None),
         })
     }
@@ -89,7 +146,7 @@ impl PlanDisk {
     /// Folders of the files that are opened only when they are read: a few,
     /// with all below them.
     pub fn folders(&self) -> Vec<PathBuf> {
-        let late = self.plan.sources().iter().zip(&self.packs);
+        let late = self.plan.sources().iter().zip(&self.held);
         let late = late.filter(|(_, pack)| pack.is_none());
         let parents = late.filter_map(|(source, _)| source.path.parent());
         let mut folders: BTreeSet<PathBuf> = parents.map(Path::to_owned).collect();
@@ -104,7 +161,7 @@ impl PlanDisk {
     }
 
     fn file(&self, id: SourceId) -> io::Result<Arc<HostFile>> {
-        if let Some(Some(file)) = self.packs.get(id.0 as usize) {
+        if let Some(Some(file)) = self.held.get(id.0 as usize) {
             return Ok(Arc::clone(file));
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

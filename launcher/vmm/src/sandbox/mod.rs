@@ -11,6 +11,7 @@
 //! call: carrying on would be carrying on with an intruder.
 
 mod files;
+mod pretend;
 mod privileges;
 mod report;
 mod seccomp;
@@ -24,6 +25,8 @@ use crate::virtio::worker::OnStart;
 /// The status with which a process ends after a forbidden system call: the
 /// same as for a guest that crashed.
 pub const EXIT_STATUS: u8 = 33;
+
+pub use pretend::pretend_namespaces;
 
 /// A thread that cannot be confined, and must not go on.
 #[derive(Debug, thiserror::Error)]

@@ -255,3 +255,36 @@ fn a_process_keeps_the_descriptors_that_it_names() {
     let words: Vec<_> = core.unwrap().split_whitespace().collect();
     assert_eq!(words[4..6], ["0", "0"]);
 }
+
+#[test]
+fn namespaces_are_pretended_under_a_filter_that_refuses_them() {
+    let output = apart(
+        "namespaces_are_pretended_under_a_filter_that_refuses_them",
+        || {
+            // As container runtimes' default profiles do.
+            let rules = [
+                (libc::SYS_unshare, Vec::new()),
+                (libc::SYS_mount, Vec::new()),
+            ];
+            let filter = seccompiler::SeccompFilter::new(
+                rules.into(),
+                seccompiler::SeccompAction::Allow,
+                seccompiler::SeccompAction::Errno(libc::EPERM as u32),
+                seccompiler::TargetArch::x86_64,
+            );
+            let program: seccompiler::BpfProgram = filter.unwrap().try_into().unwrap();
+            seccompiler::apply_filter(&program).unwrap();
+            // SAFETY: takes a number only.
+            let unshare = || unsafe { libc::unshare(libc::CLONE_NEWUSER) };
+            assert_eq!(unshare(), -1);
+            pretend_namespaces().unwrap();
+            let before = std::fs::read_link("/proc/thread-self/ns/user").unwrap();
+            assert_eq!(unshare(), 0);
+            let after = std::fs::read_link("/proc/thread-self/ns/user").unwrap();
+            assert_eq!(before, after);
+            eprintln!("pretended");
+        },
+    );
+    let output = output.unwrap();
+    assert!(text(&output).contains("pretended"), "{}", text(&output));
+}

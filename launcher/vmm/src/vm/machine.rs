@@ -190,11 +190,15 @@ impl Machine {
         Ok(())
     }
 
-    /// Starts all vCPUs.
-    pub(super) fn start(&mut self) -> Result<(), VmError> {
+    /// Starts all vCPUs, which wait to be resumed if they are `held`.
+    pub(super) fn start(&mut self, held: bool) -> Result<(), VmError> {
         for vcpu in &mut self.vcpus {
             vcpu.start(Arc::clone(&self.bus), self.events.clone())
                 .map_err(host("a thread for a vCPU"))?;
+        }
+        if held {
+            self.shared.set_status(Status::Paused);
+            return Ok(());
         }
         self.vcpus.iter().for_each(Vcpu::resume);
         self.shared.set_status(Status::Running);

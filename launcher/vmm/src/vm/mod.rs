@@ -47,6 +47,7 @@ pub struct Vm {
     shared: Arc<Shared>,
     events: Receiver<Event>,
     sender: Sender<Event>,
+    held: bool,
 }
 
 impl Vm {
@@ -65,6 +66,7 @@ impl Vm {
             shared,
             events,
             sender,
+            held: false,
         };
         let machine = Machine::new(
             &vm.config,
@@ -88,6 +90,12 @@ impl Vm {
         &mut self.config
     }
 
+    /// Has the next [`run`](Self::run) begin with the guest held: before its
+    /// first instruction, it waits for [`Handle::resume`].
+    pub fn hold(&mut self) {
+        self.held = true;
+    }
+
     /// Runs the guest until it ends. All its threads have ended when this
     /// returns; only the devices live on, and do nothing.
     ///
@@ -97,7 +105,7 @@ impl Vm {
         let Some(machine) = &mut self.machine else {
             return Err(VmError::Ended);
         };
-        machine.start()?;
+        machine.start(std::mem::take(&mut self.held))?;
         let exit = loop {
             match self.events.recv() {
                 Ok(Event::Exit(exit)) => break exit,

@@ -251,13 +251,20 @@ fn render(mut metrics: Vec<Metric>) -> String {
             last = metric.name;
         }
         let label = match &metric.label {
-            // Labels are made here and hold nothing to escape.
-            Some((name, value)) => format!("{{{name}=\"{value}\"}}"),
+            Some((name, value)) => format!("{{{name}=\"{}\"}}", escaped(value)),
             None => String::new(),
         };
         let _ = writeln!(text, "bootwright_{}{label} {}", metric.name, metric.value);
     }
     text
+}
+
+/// A label's value; a disk's serial number can be anything.
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 fn report(result: anyhow::Result<()>) {
@@ -275,13 +282,13 @@ mod tests {
         let text = render(vec![
             Metric::counter("block_reads_total", ("disk", "root"), 3),
             Metric::gauge("cpus", 2.0),
-            Metric::counter("block_reads_total", ("disk", "disk1"), 4),
+            Metric::counter("block_reads_total", ("disk", "a\"b"), 4),
         ]);
         assert_eq!(
             text,
             "# TYPE bootwright_block_reads_total counter\n\
              bootwright_block_reads_total{disk=\"root\"} 3\n\
-             bootwright_block_reads_total{disk=\"disk1\"} 4\n\
+             bootwright_block_reads_total{disk=\"a\\\"b\"} 4\n\
              # TYPE bootwright_cpus gauge\n\
              bootwright_cpus 2\n"
         );

@@ -7,7 +7,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use bootwright_vmm::block::Backend;
 use bootwright_vmm::boot::{BootSource, KernelCache};
 use bootwright_vmm::memory::MemoryConfig;
 use bootwright_vmm::sandbox;
@@ -20,9 +19,9 @@ use bootwright_vmm::virtio::rng::Rng;
 use bootwright_vmm::virtio::vsock::{self, Vsock};
 use bootwright_vmm::vm::{self, Config, Exit, Handle, Parts, Vm};
 
-use super::control::{Guest, Metric, Status};
+use super::control::{Control, Guest, Metric, Status};
 use super::{Prepared, Teller, passt, ready};
-use crate::vms::block::{Disk, RootDisk};
+use crate::vms::block::{Disk, Opened};
 use crate::vms::events::Event;
 use crate::vms::exit::End;
 use crate::vms::kernel::Payload;
@@ -156,8 +155,7 @@ impl Guest for Running {
 pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
     let Prepared {
         spec,
-        root,
-        data,
+        disks,
         payload,
         console,
         control,
@@ -169,59 +167,50 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
         memory: MemoryConfig {
             size: spec.memory.next_multiple_of(MEMORY_UNIT),
             hotplug: 0,
-            huge_pages: false,
+            huge_pages: spec.huge_pages,
         },
         boot: source(payload),
         kernel_cache: kernel_cache(),
         smbios: Smbios {
             uuid: spec.uuid.into_bytes(),
-            serial: String::new(),
+            serial: spec.serial.clone(),
             strings: spec
                 .strings
                 .iter()
                 .cloned()
-                .chain([ready::credential()])
+                .chain(spec.vsock.then(ready::credential))
                 .collect(),
         },
         sandbox: spec.sandbox,
     };
     let mut counters = Counters::default();
-    let mut devices = devices(&spec, &root, &data, &mut counters)?;
+    let mut devices = devices(&spec, &disks, &mut counters)?;
     // Ends with this function.
     let mut helper = None;
     if let Some(peer) = peer(&spec, &place, &mut helper)? {
         let on_start = sandbox::for_devices(spec.sandbox, sandbox::Files::default());
         let mtu = (spec.network == Network::User).then_some(MTU);
-        let config = net::Config {
-            mac: spec.mac(),
-            mtu,
-        };
+        let config = net::Config { mac: spec.mac, mtu };
         let device = Net::new("net", config, peer, &on_start).context("the network device")?;
         counters.net = Some(device.stats());
         devices.push(Box::new(device));
     }
-    let vsock = place.runtime.join("vsock.sock");
-    ready::listen(&vsock::port_path(&vsock, ready::PORT), {
-        let (control, teller) = (Arc::clone(&control), teller.clone());
-        move || {
-            control.set_ready();
-            teller.tell(&Event::Ready);
-        }
-    })?;
-    // Sockets are no files to Landlock: those of this machine stay in reach.
-    let on_start = sandbox::for_devices(spec.sandbox, sandbox::Files::default());
-    let device = Vsock::new("vsock", CID, &vsock, &on_start).context("the socket device")?;
-    devices.push(Box::new(device));
+    if spec.vsock {
+        devices.push(Box::new(sockets(&spec, &place, &control, teller)?));
+    }
     let parts = Parts {
         devices,
         serial: Box::new(console.output()),
     };
     let mut vm = Vm::new(config, parts)?;
+    if spec.paused {
+        vm.hold();
+    }
     let handle = vm.handle();
     console.set_input(typist(handle.clone())?);
     control.set_guest(Arc::new(Running { handle, counters }));
     teller.tell(&Event::Started);
-    let end = match until_the_end(&mut vm, &spec, &root.disk) {
+    let end = match until_the_end(&mut vm, &spec, &disks) {
         Ok(exit) => exit.into(),
         Err(error) => End::Crash(crate::explained(&error)),
     };
@@ -231,15 +220,31 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
     Ok(end)
 }
 
+/// The socket device, over which the guest says that it has booted.
+fn sockets(
+    spec: &Spec,
+    place: &Place,
+    control: &Arc<Control>,
+    teller: &Teller,
+) -> anyhow::Result<Vsock> {
+    let path = place.runtime.join("vsock.sock");
+    let listener = ready::listener(&vsock::port_path(&path, ready::PORT))?;
+    ready::listen(listener, ready::teller(control, teller))?;
+    // Sockets are no files to Landlock: those of this machine stay in reach.
+    let on_start = sandbox::for_devices(spec.sandbox, sandbox::Files::default());
+    Vsock::new("vsock", CID, &path, &on_start).context("the socket device")
+}
+
 /// Runs the guest, and again after its resets.
-fn until_the_end(vm: &mut Vm, spec: &Spec, root: &Arc<dyn Backend>) -> anyhow::Result<Exit> {
+fn until_the_end(vm: &mut Vm, spec: &Spec, disks: &[Opened]) -> anyhow::Result<Exit> {
+    let root = disks.first().context("the machine has no disk")?;
     loop {
         let exit = vm.run()?;
         if exit != Exit::Reset || spec.no_reboot {
             return Ok(exit);
         }
         // The guest may have installed another kernel.
-        let disk = Arc::new(Disk(Arc::clone(root)));
+        let disk = Arc::new(Disk(Arc::clone(&root.disk)));
         let payload = Payload::load(&spec.boot, disk, false).context("at the guest's reset")?;
         vm.config_mut().boot = source(payload);
         vm.reset()?;
@@ -256,31 +261,29 @@ fn source(payload: Payload) -> BootSource {
 
 fn devices(
     spec: &Spec,
-    root: &RootDisk,
-    data: &[Arc<dyn Backend>],
+    disks: &[Opened],
     counters: &mut Counters,
 ) -> anyhow::Result<Vec<Box<dyn VirtioDevice>>> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
-    let reads = sandbox::Files {
-        read: root.folders.clone(),
-        write: Vec::new(),
-    };
-    let reading = sandbox::for_devices(spec.sandbox, reads);
-    let on_start = sandbox::for_devices(spec.sandbox, sandbox::Files::default());
-    for (n, disk) in std::iter::once(&root.disk).chain(data).enumerate() {
-        let confine = Arc::clone(if n == 0 { &reading } else { &on_start });
+    for (n, disk) in disks.iter().enumerate() {
+        let reads = sandbox::Files {
+            read: disk.folders.clone(),
+            write: Vec::new(),
+        };
+        let confine = sandbox::for_devices(spec.sandbox, reads);
         let options = BlockOptions {
             name: format!("block{n}"),
-            serial: crate::vms::block::serial(n),
+            serial: disk.serial.clone(),
             queues: u16::from(spec.cpus.min(8)),
             engine: BlockEngine::Auto,
             on_thread: Some(Arc::new(move || confine("block"))),
         };
-        let block = Block::new(Arc::clone(disk), options).context("a disk")?;
-        let name = crate::vms::block::serial(n);
+        let block = Block::new(Arc::clone(&disk.disk), options).context("a disk")?;
+        let name = disk.serial.clone();
         counters.blocks.push((name, Arc::clone(block.metrics())));
         devices.push(Box::new(block));
     }
+    let on_start = sandbox::for_devices(spec.sandbox, sandbox::Files::default());
     let rng = Rng::new("rng", &on_start).context("the entropy device")?;
     devices.push(Box::new(rng));
     Ok(devices)
@@ -302,8 +305,7 @@ fn peer(
         Network::User => {
             let (ours, theirs) = UnixStream::pair()?;
             let log = place.state.join("passt.log");
-            let forwards = spec.all_forwards();
-            *helper = Some(passt::start(theirs.into(), &forwards, MTU, &log)?);
+            *helper = Some(passt::start(theirs.into(), spec, MTU, &log)?);
             Ok(Some(Peer::Passt(ours)))
         }
     }

@@ -10,7 +10,7 @@ mod console;
 mod control;
 mod kvm;
 mod nbd;
-mod passt;
+pub(crate) mod passt;
 mod qemu;
 mod qmp;
 mod ready;
@@ -28,7 +28,7 @@ use signal_hook::consts::{SIGHUP, SIGTERM};
 
 use self::console::Console;
 use self::control::Control;
-use super::block::{self, RootDisk};
+use super::block::{self, Opened};
 use super::events::{Command, Event, Receiver, Sender};
 use super::exit::End;
 use super::kernel::Payload;
@@ -42,8 +42,8 @@ const LEAST_MEMORY: u64 = 64 << 20;
 pub(crate) struct Prepared {
     spec: Spec,
     place: Place,
-    root: RootDisk,
-    data: Vec<Arc<dyn bootwright_vmm::block::Backend>>,
+    /// Its disks, the one that it boots from first.
+    disks: Vec<Opened>,
     payload: Payload,
     console: Console,
     control: Arc<Control>,
@@ -115,6 +115,16 @@ fn serve(name: &str, teller: &Teller, receiver: Receiver) -> anyhow::Result<End>
     result
 }
 
+/// As many open files as the system lets this process have: a disk made of a
+/// directory may have many.
+fn raise_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where it stays as it is, less is open at once.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
 /// Opens all that the machine is made of and waits for the word to start.
 fn prepare(
     spec: Spec,
@@ -122,12 +132,10 @@ fn prepare(
     teller: &Teller,
     receiver: Receiver,
 ) -> anyhow::Result<Prepared> {
-    let root = block::open_root(&spec, &place)?;
-    let data = spec.disks.iter().map(block::open_data);
-    let mut data = data.collect::<anyhow::Result<Vec<_>>>()?;
-    if spec.seed {
-        data.push(block::open_seed(&spec, &place)?);
-    }
+    raise_limit();
+    let disks = spec.disks.iter().map(|disk| block::open(disk, &place));
+    let disks = disks.collect::<anyhow::Result<Vec<_>>>()?;
+    let root = disks.first().context("the machine has no disk")?;
     let disk = Arc::new(block::Disk(Arc::clone(&root.disk)));
     let payload = Payload::load(&spec.boot, disk, root.fresh)?;
     let least = payload.least_memory()?.max(LEAST_MEMORY);
@@ -153,8 +161,7 @@ fn prepare(
     Ok(Prepared {
         spec,
         place,
-        root,
-        data,
+        disks,
         payload,
         console,
         control,

@@ -3,17 +3,34 @@
 //! It is given one end of a connected socket as its standard input, and ends
 //! when the other end is closed.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
+use crate::args;
 use crate::vms::accel::find_program;
 use crate::vms::network::{Forward, Protocol};
+use crate::vms::spec::Spec;
+
+/// Becomes passt, `command`, in a container that has no namespaces to give.
+pub(crate) fn become_passt(command: &[OsString]) -> ExitCode {
+    let error = match (bootwright_vmm::sandbox::pretend_namespaces(), command) {
+        (Ok(()), [program, arguments @ ..]) => {
+            Command::new(program).args(arguments).exec().to_string()
+        }
+        (Ok(()), []) => "there is no program to become".to_owned(),
+        (Err(error), _) => error.to_string(),
+    };
+    eprintln!("bootwright: {error}");
+    ExitCode::from(crate::vms::exit::NOT_STARTED)
+}
 
 /// How long passt may take to say that it cannot start.
 const SETTLE: Duration = Duration::from_millis(30);
@@ -22,39 +39,35 @@ const SETTLE: Duration = Duration::from_millis(30);
 #[derive(Debug)]
 pub(super) struct Passt(Child);
 
-/// Starts passt for the guest at the other end of `socket`.
-pub(super) fn start(
-    socket: OwnedFd,
-    forwards: &[Forward],
-    mtu: u16,
-    log: &Path,
-) -> anyhow::Result<Passt> {
+/// Starts passt for the guest of `spec` at the other end of `socket`.
+pub(super) fn start(socket: OwnedFd, spec: &Spec, mtu: u16, log: &Path) -> anyhow::Result<Passt> {
     let program = find_program("passt").context(
         "--network user needs passt, which is not installed (Debian, Ubuntu, Fedora: passt); \
          --network none does without",
     )?;
     let errors = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-    let mut command = Command::new(program);
+    let mut command = match spec.contained {
+        // Through this program, which passt is to believe.
+        true => {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.arg(args::PASST).arg(program);
+            command
+        }
+        false => Command::new(program),
+    };
     command
         .args(["--foreground", "--quiet", "--stderr", "--fd", "0"])
         .args(["--mtu", &mtu.to_string()])
         .stdin(socket)
         .stdout(Stdio::null())
         .stderr(errors);
+    let forwards = spec.all_forwards();
     for (protocol, option) in [
         (Protocol::Tcp, "--tcp-ports"),
         (Protocol::Udp, "--udp-ports"),
     ] {
-        let ports = forwards.iter().filter(|f| f.protocol == protocol);
-        let mut any = false;
-        for forward in ports {
-            any = true;
-            let address = forward.address.map(|a| format!("{a}/")).unwrap_or_default();
-            let ports = format!("{address}{}:{}", forward.host, forward.guest);
+        for ports in ports(&forwards, spec.all_ports.contains(&protocol), protocol) {
             command.args([option, &ports]);
-        }
-        if !any {
-            command.args([option, "none"]);
         }
     }
     let mut child = command.spawn().context("cannot run passt")?;
@@ -69,6 +82,25 @@ pub(super) fn start(
         );
     }
     Ok(Passt(child))
+}
+
+/// What passt is told of the ports of one protocol that it forwards.
+fn ports(forwards: &[Forward], all: bool, protocol: Protocol) -> Vec<String> {
+    if all {
+        // All but those from which programs are given one (its manual, `-t`).
+        return vec!["all".to_owned()];
+    }
+    let of = forwards.iter().filter(|f| f.protocol == protocol);
+    let mut ports: Vec<String> = of
+        .map(|forward| {
+            let address = forward.address.map(|a| format!("{a}/")).unwrap_or_default();
+            format!("{address}{}:{}", forward.host, forward.guest)
+        })
+        .collect();
+    if ports.is_empty() {
+        ports.push("none".to_owned());
+    }
+    ports
 }
 
 impl Drop for Passt {

@@ -20,9 +20,8 @@ use serde_json::{Value, json};
 
 use super::control::{Guest, Metric, Status};
 use super::qmp::Qmp;
-use super::{Prepared, Teller, nbd, passt};
+use super::{Prepared, Teller, nbd, passt, ready};
 use crate::vms::accel::{QEMU, find_program};
-use crate::vms::block::serial;
 use crate::vms::events::Event;
 use crate::vms::exit::End;
 use crate::vms::network::Network;
@@ -38,23 +37,27 @@ const MTU: u16 = 65_520;
 const SLOW: &str = "systemd.default_timeout_start_sec=300 systemd.default_device_timeout_sec=300";
 
 #[derive(Debug)]
-struct Running(Arc<Qmp>);
+struct Running {
+    qmp: Arc<Qmp>,
+    /// The serial numbers of its disks.
+    disks: Vec<String>,
+}
 
 impl Guest for Running {
     fn power_button(&self) -> anyhow::Result<()> {
-        self.0.execute("system_powerdown", json!({})).map(drop)
+        self.qmp.execute("system_powerdown", json!({})).map(drop)
     }
 
     fn kill(&self) -> anyhow::Result<()> {
-        self.0.execute("quit", json!({})).map(drop)
+        self.qmp.execute("quit", json!({})).map(drop)
     }
 
     fn pause(&self) -> anyhow::Result<()> {
-        self.0.execute("stop", json!({})).map(drop)
+        self.qmp.execute("stop", json!({})).map(drop)
     }
 
     fn resume(&self) -> anyhow::Result<()> {
-        self.0.execute("cont", json!({})).map(drop)
+        self.qmp.execute("cont", json!({})).map(drop)
     }
 
     fn set_cpus(&self, _count: u8) -> anyhow::Result<()> {
@@ -62,13 +65,13 @@ impl Guest for Running {
     }
 
     fn status(&self) -> anyhow::Result<(Status, u8)> {
-        let status = self.0.execute("query-status", json!({}))?;
+        let status = self.qmp.execute("query-status", json!({}))?;
         let status = match status.get("status").and_then(Value::as_str) {
             Some("running") => Status::Running,
-            Some("paused") => Status::Paused,
+            Some("paused" | "prelaunch") => Status::Paused,
             _ => Status::Stopped,
         };
-        let cpus = self.0.execute("query-cpus-fast", json!({}))?;
+        let cpus = self.qmp.execute("query-cpus-fast", json!({}))?;
         let cpus = cpus.as_array().map_or(0, Vec::len);
         Ok((status, u8::try_from(cpus).unwrap_or(u8::MAX)))
     }
@@ -78,7 +81,7 @@ impl Guest for Running {
     }
 
     fn metrics(&self) -> anyhow::Result<Vec<Metric>> {
-        let blocks = self.0.execute("query-blockstats", json!({}))?;
+        let blocks = self.qmp.execute("query-blockstats", json!({}))?;
         let mut metrics = Vec::new();
         let blocks = blocks.as_array().map(Vec::as_slice).unwrap_or_default();
         for (n, block) in blocks.iter().enumerate() {
@@ -92,7 +95,8 @@ impl Guest for Running {
             ] {
                 let value = block.pointer(&format!("/stats/{field}"));
                 let value = value.and_then(Value::as_u64).unwrap_or(0);
-                metrics.push(Metric::counter(name, ("disk", &serial(n)), value));
+                let disk = self.disks.get(n).map_or("", String::as_str);
+                metrics.push(Metric::counter(name, ("disk", disk), value));
             }
         }
         Ok(metrics)
@@ -104,13 +108,11 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
     let dir = &machine.place.runtime;
     let mut command = command(&machine)?;
     let net = network(&machine, &mut command)?;
+    let said_ready = ready_port(&machine, &mut command)?;
     let (ours, theirs) = UnixStream::pair()?;
     let theirs = OwnedFd::from(theirs);
     let errors = machine.place.state.join("qemu.log");
-    let qmp_socket = dir.join("qmp.sock");
-    let _ = fs::remove_file(&qmp_socket);
-    let listener = UnixListener::bind(&qmp_socket)
-        .with_context(|| format!("cannot listen at {}", qmp_socket.display()))?;
+    let listener = ready::listener(&dir.join("qmp.sock"))?;
     command
         .stdin(theirs.try_clone()?)
         .stdout(theirs)
@@ -123,11 +125,12 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
     // Lives as long as QEMU does.
     let mut helper = None;
     let qmp = connect(&listener, &mut child).and_then(|qmp| {
+        let port = connect(&said_ready, &mut child)?;
+        ready::follow(port, ready::teller(&machine.control, teller))?;
         if let Some(listener) = &net {
             let socket = connect(listener, &mut child)?;
-            let forwards = machine.spec.all_forwards();
             let log = machine.place.state.join("passt.log");
-            helper = Some(passt::start(socket.into(), &forwards, MTU, &log)?);
+            helper = Some(passt::start(socket.into(), &machine.spec, MTU, &log)?);
         }
         Qmp::new(qmp)
     });
@@ -140,9 +143,10 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
         }
     };
     let copier = copy_console(&machine, ours)?;
-    machine
-        .control
-        .set_guest(Arc::new(Running(Arc::clone(&qmp))));
+    machine.control.set_guest(Arc::new(Running {
+        qmp: Arc::clone(&qmp),
+        disks: machine.disks.iter().map(|d| d.serial.clone()).collect(),
+    }));
     teller.tell(&Event::Started);
     let status = child.wait().context("cannot wait for QEMU")?;
     machine.control.clear();
@@ -250,11 +254,10 @@ fn command(machine: &Prepared) -> anyhow::Result<Command> {
         .arg("-chardev")
         .arg(format!("socket,id=qmp,path={}", escaped(&qmp)?))
         .args(["-mon", "chardev=qmp,mode=control"]);
-    let disks = std::iter::once(&machine.root.disk).chain(&machine.data);
-    for (n, disk) in disks.enumerate() {
+    for (n, disk) in machine.disks.iter().enumerate() {
         let socket = dir.join(format!("disk{n}.sock"));
-        nbd::serve(&socket, disk)?;
-        let read_only = disk.limits().read_only;
+        nbd::serve(&socket, &disk.disk)?;
+        let read_only = disk.disk.limits().read_only;
         let device = json!({
             "driver": "nbd",
             "node-name": format!("disk{n}"),
@@ -264,11 +267,12 @@ fn command(machine: &Prepared) -> anyhow::Result<Command> {
             "discard": "unmap",
         });
         command.arg("-blockdev").arg(device.to_string());
-        command
-            .arg("-device")
-            .arg(format!("virtio-blk-pci,drive=disk{n},serial={}", serial(n)));
+        command.arg("-device").arg(format!(
+            "virtio-blk-pci,drive=disk{n},serial={}",
+            disk.serial.replace(',', ",,")
+        ));
     }
-    for text in &spec.strings {
+    for text in spec.strings.iter().chain(&ready::port_credentials()) {
         command
             .arg("-smbios")
             .arg(format!("type=11,value={}", text.replace(',', ",,")));
@@ -286,24 +290,48 @@ fn command(machine: &Prepared) -> anyhow::Result<Command> {
     if spec.no_reboot {
         command.arg("-no-reboot");
     }
+    if spec.paused {
+        command.arg("-S");
+    }
+    if !spec.serial.is_empty() {
+        let serial = spec.serial.replace(',', ",,");
+        command
+            .arg("-smbios")
+            .arg(format!("type=1,serial={serial}"));
+    }
     Ok(command)
+}
+
+/// The port on which the guest says that it has booted, and what listens for
+/// QEMU to connect it.
+fn ready_port(machine: &Prepared, command: &mut Command) -> anyhow::Result<UnixListener> {
+    let socket = machine.place.runtime.join("ready.sock");
+    let listener = ready::listener(&socket)?;
+    let path = escaped(&socket)?;
+    command
+        .args(["-device", "virtio-serial-pci"])
+        .arg("-chardev")
+        .arg(format!("socket,id=ready,path={path}"))
+        .arg("-device")
+        .arg(format!(
+            "virtserialport,chardev=ready,name={}",
+            ready::PORT_NAME
+        ));
+    Ok(listener)
 }
 
 /// The guest's interface. What listens for QEMU to connect it to passt, if
 /// that is where it leads.
 fn network(machine: &Prepared, command: &mut Command) -> anyhow::Result<Option<UnixListener>> {
     let spec = &machine.spec;
-    let mac = spec.mac().map(|b| format!("{b:02x}")).join(":");
+    let mac = spec.mac.map(|b| format!("{b:02x}")).join(":");
     let mut listening = None;
     let (netdev, mtu) = match &spec.network {
         Network::None => return Ok(None),
         Network::Tap(name) => (format!("tap,ifname={name},script=no,downscript=no"), ""),
         Network::User => {
             let socket = machine.place.runtime.join("net.sock");
-            let _ = fs::remove_file(&socket);
-            let listener = UnixListener::bind(&socket)
-                .with_context(|| format!("cannot listen at {}", socket.display()))?;
-            listening = Some(listener);
+            listening = Some(ready::listener(&socket)?);
             let path = escaped(&socket)?;
             (
                 format!("stream,server=off,addr.type=unix,addr.path={path}"),

@@ -1,0 +1,93 @@
+//! `bootwright launch`: the machine of a pod.
+//!
+//! In: the machine as the controller describes it, and the folders and devices
+//! that it names. It is prepared as `run` prepares one, in folders of the same
+//! form, and runs in the same kind of process; this process waits for it, and
+//! for the pod's end. Out: the console, and an exit status and a message that
+//! say why it ended.
+
+mod cloud_init;
+mod files;
+mod prepare;
+mod supervise;
+mod volumes;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use bootwright_machine::{Machine, NAME};
+
+use crate::args::{LaunchArgs, ProbeArgs};
+use crate::commands;
+use crate::interrupt::Interrupt;
+use crate::progress::Messages;
+use crate::run::launch;
+use crate::vms::exit::{End, NOT_STARTED};
+use crate::vms::place::Places;
+
+/// Largest description of a machine, in bytes.
+const MAX_MACHINE: u64 = 2 << 20;
+
+/// The longest message of a container's that Kubernetes keeps, in bytes.
+const MAX_MESSAGE: usize = 4096;
+
+/// Runs the command.
+pub(crate) fn run(args: &LaunchArgs, interrupt: &Interrupt) -> ExitCode {
+    let messages = Messages::new(false);
+    let (status, message) = match boot(args, &messages, interrupt) {
+        Ok((end, message)) => (end.status(), message.or_else(|| end.message())),
+        Err(error) => (NOT_STARTED, Some(crate::explained(&error))),
+    };
+    if let Some(message) = message {
+        let message = crate::progress::printable(&message);
+        eprintln!("bootwright: {message}");
+        leave_word(&args.termination_log, &message);
+    }
+    ExitCode::from(status)
+}
+
+/// Starts the machine and waits for its end.
+fn boot(
+    args: &LaunchArgs,
+    messages: &Messages,
+    interrupt: &Interrupt,
+) -> anyhow::Result<(End, Option<String>)> {
+    let json = commands::read_limited(&args.machine, MAX_MACHINE)
+        .with_context(|| format!("there is no machine in {}", args.machine.display()))?;
+    let machine = Machine::from_json(&json)
+        .with_context(|| format!("the machine in {}", args.machine.display()))?;
+    let place = Places::from_env()?.place(NAME);
+    let lock = prepare::make(&place)?;
+    let prepared = prepare::spec(&machine, args, &place, messages, interrupt)
+        .and_then(|spec| spec.save(&place.state));
+    if interrupt.raised() {
+        return Ok((End::Killed, None));
+    }
+    prepared?;
+    let launched = launch::launch(NAME, &place, lock, messages)?;
+    supervise::supervise(&machine, launched, &place, interrupt, messages)
+}
+
+/// Leaves a message for the pod's status, where the kubelet looks for one.
+fn leave_word(path: &Path, message: &str) {
+    let mut end = message.len().min(MAX_MESSAGE);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    if path.is_file() {
+        // It is in the log, too.
+        let _ = std::fs::write(path, message.get(..end).unwrap_or_default());
+    }
+}
+
+/// `bootwright probe`: whether the guest has said that it has booted.
+pub(crate) fn probe(args: &ProbeArgs) -> anyhow::Result<()> {
+    let place = Places::from_env()?.place(&args.name);
+    let answer = crate::vms::client::request(&place, "GET", "/v1/vm", None)?;
+    let state: serde_json::Value = serde_json::from_str(&answer)?;
+    match state.pointer("/stages_ms/ready") {
+        Some(_) => Ok(()),
+        None => anyhow::bail!("the guest has not said that it has booted"),
+    }
+}
