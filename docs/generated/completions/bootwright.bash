@@ -16,9 +16,6 @@ _bootwright() {
             ",$1")
                 cmd="bootwright"
                 ;;
-            bootwright,become-passt)
-                cmd="bootwright__subcmd__become__subcmd__passt"
-                ;;
             bootwright,build)
                 cmd="bootwright__subcmd__build"
                 ;;
@@ -31,6 +28,9 @@ _bootwright() {
             bootwright,console)
                 cmd="bootwright__subcmd__console"
                 ;;
+            bootwright,convert)
+                cmd="bootwright__subcmd__convert"
+                ;;
             bootwright,cp)
                 cmd="bootwright__subcmd__cp"
                 ;;
@@ -40,9 +40,6 @@ _bootwright() {
             bootwright,inspect)
                 cmd="bootwright__subcmd__inspect"
                 ;;
-            bootwright,launch)
-                cmd="bootwright__subcmd__launch"
-                ;;
             bootwright,logs)
                 cmd="bootwright__subcmd__logs"
                 ;;
@@ -51,9 +48,6 @@ _bootwright() {
                 ;;
             bootwright,pause)
                 cmd="bootwright__subcmd__pause"
-                ;;
-            bootwright,probe)
-                cmd="bootwright__subcmd__probe"
                 ;;
             bootwright,ps)
                 cmd="bootwright__subcmd__ps"
@@ -115,9 +109,6 @@ _bootwright() {
             bootwright__subcmd__cache__subcmd__help,verify)
                 cmd="bootwright__subcmd__cache__subcmd__help__subcmd__verify"
                 ;;
-            bootwright__subcmd__help,become-passt)
-                cmd="bootwright__subcmd__help__subcmd__become__subcmd__passt"
-                ;;
             bootwright__subcmd__help,build)
                 cmd="bootwright__subcmd__help__subcmd__build"
                 ;;
@@ -130,6 +121,9 @@ _bootwright() {
             bootwright__subcmd__help,console)
                 cmd="bootwright__subcmd__help__subcmd__console"
                 ;;
+            bootwright__subcmd__help,convert)
+                cmd="bootwright__subcmd__help__subcmd__convert"
+                ;;
             bootwright__subcmd__help,cp)
                 cmd="bootwright__subcmd__help__subcmd__cp"
                 ;;
@@ -139,9 +133,6 @@ _bootwright() {
             bootwright__subcmd__help,inspect)
                 cmd="bootwright__subcmd__help__subcmd__inspect"
                 ;;
-            bootwright__subcmd__help,launch)
-                cmd="bootwright__subcmd__help__subcmd__launch"
-                ;;
             bootwright__subcmd__help,logs)
                 cmd="bootwright__subcmd__help__subcmd__logs"
                 ;;
@@ -150,9 +141,6 @@ _bootwright() {
                 ;;
             bootwright__subcmd__help,pause)
                 cmd="bootwright__subcmd__help__subcmd__pause"
-                ;;
-            bootwright__subcmd__help,probe)
-                cmd="bootwright__subcmd__help__subcmd__probe"
                 ;;
             bootwright__subcmd__help,ps)
                 cmd="bootwright__subcmd__help__subcmd__ps"
@@ -203,22 +191,8 @@ _bootwright() {
 
     case "${cmd}" in
         bootwright)
-            opts="-h -V --help --version build run ps ssh cp console logs stop restart pause resume resize rm machine launch probe become-passt inspect push verify serve cache completion help"
+            opts="-h -V --help --version build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve convert cache completion help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        bootwright__subcmd__become__subcmd__passt)
-            opts="-h -V --help --version"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -626,6 +600,50 @@ _bootwright() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        bootwright__subcmd__convert)
+            opts="-o -q -h -V --output --lossy --json --quiet --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --output)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                -o)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         bootwright__subcmd__cp)
             opts="-r -h -V --recursive --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -641,22 +659,8 @@ _bootwright() {
             return 0
             ;;
         bootwright__subcmd__help)
-            opts="build run ps ssh cp console logs stop restart pause resume resize rm machine launch probe become-passt inspect push verify serve cache completion help"
+            opts="build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve convert cache completion help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        bootwright__subcmd__help__subcmd__become__subcmd__passt)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -766,6 +770,20 @@ _bootwright() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        bootwright__subcmd__help__subcmd__convert)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         bootwright__subcmd__help__subcmd__cp)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -808,20 +826,6 @@ _bootwright() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        bootwright__subcmd__help__subcmd__launch)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
         bootwright__subcmd__help__subcmd__logs)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -851,20 +855,6 @@ _bootwright() {
             return 0
             ;;
         bootwright__subcmd__help__subcmd__pause)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        bootwright__subcmd__help__subcmd__probe)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1107,96 +1097,6 @@ _bootwright() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        bootwright__subcmd__launch)
-            opts="-h -V --termination-log --platform --max-entries --max-layer-size --max-index-size --tls-verify --cert-dir --authfile --creds --parallel --retries --store --help --version"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                --termination-log)
-                    local oldifs
-                    if [ -n "${IFS+x}" ]; then
-                        oldifs="$IFS"
-                    fi
-                    IFS=$'\n'
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    if [ -n "${oldifs+x}" ]; then
-                        IFS="$oldifs"
-                    fi
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o filenames
-                    fi
-                    return 0
-                    ;;
-                --platform)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --max-entries)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --max-layer-size)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --max-index-size)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --tls-verify)
-                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
-                    return 0
-                    ;;
-                --cert-dir)
-                    COMPREPLY=()
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o plusdirs
-                    fi
-                    return 0
-                    ;;
-                --authfile)
-                    local oldifs
-                    if [ -n "${IFS+x}" ]; then
-                        oldifs="$IFS"
-                    fi
-                    IFS=$'\n'
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    if [ -n "${oldifs+x}" ]; then
-                        IFS="$oldifs"
-                    fi
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o filenames
-                    fi
-                    return 0
-                    ;;
-                --creds)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --parallel)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --retries)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --store)
-                    COMPREPLY=()
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o plusdirs
-                    fi
-                    return 0
-                    ;;
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
         bootwright__subcmd__logs)
             opts="-f -h -V --follow --machine --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -1227,20 +1127,6 @@ _bootwright() {
             ;;
         bootwright__subcmd__pause)
             opts="-h -V --json --help --version"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        bootwright__subcmd__probe)
-            opts="-h -V --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

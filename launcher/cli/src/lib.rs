@@ -84,6 +84,7 @@ pub fn main() -> ExitCode {
             other => other.map(drop),
         },
         Command::Serve(args) => commands::serve::run(&args, &interrupt),
+        Command::Convert(args) => commands::convert::run(&args),
         Command::Cache(args) => commands::cache::run(&args.command, &interrupt),
         Command::Completion { shell } => commands::completion(shell),
     };

@@ -2,6 +2,7 @@
 
 mod build;
 mod common;
+mod convert;
 mod launch;
 mod push;
 mod run;
@@ -14,6 +15,7 @@ pub use build::{
     BootArgs, BootMode, BuildArgs, Compression, CustomizeArgs, DEFAULT_FREE, PlanArgs,
 };
 pub use common::{ImageArgs, OutputArgs, RegistryArgs, StoreArgs};
+pub use convert::ConvertArgs;
 pub use launch::{LaunchArgs, PASST, ProbeArgs};
 pub use push::{ContainerDiskArgs, Form, LayerCompression, PushArgs, SourceRegistryArgs};
 pub use run::{Accel, GuestArgs, KernelArgs, MachineArgs, NetworkArgs, RootArgs, RunArgs};
@@ -92,6 +94,8 @@ pub enum Command {
     Verify(Box<VerifyArgs>),
     /// Export a disk over NBD without writing it
     Serve(Box<ServeArgs>),
+    /// Turn KubeVirt's manifests into Bootwright's
+    Convert(ConvertArgs),
     /// Look after the store of layers
     Cache(CacheArgs),
     /// Print a completion script for a shell

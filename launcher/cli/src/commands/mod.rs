@@ -3,6 +3,7 @@
 pub(crate) mod build;
 pub(crate) mod cache;
 pub(crate) mod console;
+pub(crate) mod convert;
 mod customize;
 pub(crate) mod inspect;
 pub(crate) mod push;
