@@ -157,8 +157,8 @@ mod tests {
                 "the user data: it is no base64",
             ),
             (
-                Data::File("/nonexistent/userdata".to_owned()),
-                "/nonexistent/userdata",
+                Data::File("/proc/nonexistent/userdata".to_owned()),
+                "/proc/nonexistent/userdata",
             ),
         ] {
             let error = files(CloudInitKind::NoCloud, Some(&data), None, &facts(&[])).unwrap_err();

@@ -145,6 +145,8 @@ struct Farewell {
     /// When the button was last pressed.
     pressed: Option<Instant>,
     killed: Option<Instant>,
+    /// Nothing more can be done.
+    given_up: bool,
 }
 
 impl Farewell {
@@ -154,6 +156,7 @@ impl Farewell {
             since: None,
             pressed: None,
             killed: None,
+            given_up: false,
         }
     }
 
@@ -171,7 +174,7 @@ impl Farewell {
 
     /// When something is due next.
     fn next(&self, now: Instant) -> Option<Instant> {
-        let since = self.since?;
+        let since = self.since.filter(|_| !self.given_up)?;
         Some(match (self.killed, self.pressed) {
             (Some(killed), _) => killed + FAREWELL,
             (None, None) => now,
@@ -190,10 +193,11 @@ impl Farewell {
             return Due::Nothing;
         };
         if let Some(killed) = self.killed {
-            return match now.saturating_duration_since(killed) >= FAREWELL {
-                true => Due::GiveUp,
-                false => Due::Nothing,
-            };
+            if self.given_up || now.saturating_duration_since(killed) < FAREWELL {
+                return Due::Nothing;
+            }
+            self.given_up = true;
+            return Due::GiveUp;
         }
         if now.saturating_duration_since(since) >= self.grace {
             self.killed = Some(now);
@@ -223,14 +227,15 @@ mod tests {
         assert!(!farewell.begin(start + Duration::from_secs(1)));
         let mut happened = Vec::new();
         let mut now = start;
-        loop {
-            now += farewell.wait(now).unwrap_or(Duration::MAX / 4);
+        while let Some(wait) = farewell.wait(now) {
+            now += wait;
             let second = (now - start).as_secs();
             if second > seconds {
-                return happened;
+                break;
             }
             happened.push((second, farewell.due(now)));
         }
+        happened
     }
 
     #[test]
@@ -243,7 +248,7 @@ mod tests {
             (25, Kill),
             (40, GiveUp),
         ];
-        assert_eq!(course(25, 41), expect);
+        assert_eq!(course(25, 1000), expect);
         assert_eq!(course(0, 1), [(0, Kill)]);
     }
 }
