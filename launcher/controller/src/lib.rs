@@ -4,11 +4,16 @@
 //! their definitions; [`fields`] knows the fields of that shape which are
 //! accepted without effect or refused. [`convert`](mod@convert) makes our
 //! manifests of KubeVirt's. [`pod`](mod@pod) makes a machine's pod, with the
-//! [`machine`] that the pod's launcher starts.
+//! [`machine`] that the pod's launcher starts, and [`lifecycle`] decides what
+//! happens to a machine next. With the feature `manager`, [`manager`] is the
+//! loop around these that talks to a cluster.
 
 pub mod api;
 pub mod convert;
 pub mod fields;
+pub mod lifecycle;
+#[cfg(feature = "manager")]
+pub mod manager;
 pub mod pod;
 pub mod quantity;
 

@@ -181,6 +181,12 @@ pub fn claims(spec: &InstanceSpec) -> BTreeSet<String> {
     spec.volumes.iter().filter_map(name).collect()
 }
 
+/// The interface of a machine with this UID to its pod's network, unless it
+/// has none.
+pub fn interface(spec: &InstanceSpec, uid: &str) -> Option<machine::Interface> {
+    network::interface(spec, uid)
+}
+
 fn metadata(vm: &VirtualMachine, machine: String) -> Result<ObjectMeta, PodError> {
     let missing = PodError::NoMetadata;
     let own = vm.metadata.name.clone().ok_or(missing("name"))?;

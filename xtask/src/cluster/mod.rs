@@ -74,7 +74,8 @@ pub(crate) fn test() -> Result<()> {
     sh.set_var(KUBECTL_VARIABLE, format!("{} kubectl", binary.display()));
     proc::run(cmd!(
         sh,
-        "cargo test --locked --quiet --package bootwright-controller --test api_server -- --ignored"
+        "cargo test --locked --quiet --package bootwright-controller
+        --test api_server --test controller -- --ignored"
     ))
 }
 

@@ -1,0 +1,298 @@
+//! Reads and writes of objects, each with a time limit.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::core::PartialObjectMeta;
+use kube::{Client, Resource as _};
+use serde_json::{Value, json};
+
+use super::NAME;
+use super::metrics::Metrics;
+use crate::api::VirtualMachine;
+use crate::api::status::VirtualMachineStatus;
+use crate::lifecycle::FINALIZER;
+use crate::lifecycle::observed::PodState;
+use crate::lifecycle::requests::PAUSED;
+use crate::pod::VolumeMode;
+
+/// How long the API server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A read or write that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The API server said no, or could not be asked.
+    #[error("cannot {verb} {resource}: {source}")]
+    Failed {
+        /// What was tried.
+        verb: &'static str,
+        /// With what.
+        resource: &'static str,
+        /// Why it failed.
+        source: Box<kube::Error>,
+    },
+    /// The API server did not answer.
+    #[error("cannot {verb} {resource}: no answer within {} s", PATIENCE.as_secs())]
+    Silent {
+        /// What was tried.
+        verb: &'static str,
+        /// With what.
+        resource: &'static str,
+    },
+}
+
+impl ApiError {
+    /// What the API server said, if it said no.
+    pub fn refused(&self) -> Option<&kube::core::Status> {
+        match self {
+            Self::Failed { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => Some(status.as_ref()),
+                _ => None,
+            },
+            Self::Silent { .. } => None,
+        }
+    }
+
+    fn is_not_found(&self) -> bool {
+        self.refused().is_some_and(kube::core::Status::is_not_found)
+    }
+}
+
+/// Reads and writes objects.
+#[derive(Clone)]
+pub struct Api {
+    client: Client,
+    metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api").finish_non_exhaustive()
+    }
+}
+
+impl Api {
+    /// Through this client, counting calls.
+    pub fn new(client: Client, metrics: Arc<Metrics>) -> Self {
+        Self { client, metrics }
+    }
+
+    async fn call<T>(
+        &self,
+        verb: &'static str,
+        resource: &'static str,
+        work: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, ApiError> {
+        self.metrics.called(verb, resource);
+        limited(verb, resource, work).await
+    }
+
+    /// The client.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Applies a pod.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn apply_pod(&self, namespace: &str, pod: &Pod) -> Result<Pod, ApiError> {
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let pods: kube::Api<Pod> = kube::Api::namespaced(self.client(), namespace);
+        // Without force: a pod of the same name that is another's stays as
+        // it is.
+        let how = PatchParams::apply(NAME);
+        let patch = Patch::Apply(pod);
+        let applied = pods.patch(&name, &how, &patch);
+        self.call("apply", "pods", applied).await
+    }
+
+    /// Tells a pod whether its guest stands still.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn pause(&self, pod: &PodState, value: &str) -> Result<Pod, ApiError> {
+        let pods: kube::Api<Pod> = kube::Api::namespaced(self.client(), &pod.namespace);
+        // A manager of its own, or the other fields would be given up.
+        let how = PatchParams::apply("bootwright-controller-pause").force();
+        let patch = Patch::Apply(json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "name": pod.name, "uid": pod.uid, "annotations": { PAUSED: value } },
+        }));
+        let applied = pods.patch(&pod.name, &how, &patch);
+        self.call("apply", "pods", applied).await
+    }
+
+    /// Deletes a pod, with the time that its guest has to shut down; what it
+    /// is then, if it is still there.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn delete_pod(&self, pod: &PodState) -> Result<Option<Pod>, ApiError> {
+        let pods: kube::Api<Pod> = kube::Api::namespaced(self.client(), &pod.namespace);
+        let how = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(pod.uid.clone()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        let deleted = pods.delete(&pod.name, &how);
+        match self.call("delete", "pods", deleted).await {
+            Ok(answer) => Ok(answer.left().filter(|left| {
+                // A pod that is deleted at once is returned as it was.
+                let grace = left.metadata.deletion_grace_period_seconds;
+                left.metadata.deletion_timestamp.is_some() && grace != Some(0)
+            })),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Adds our finalizer to a machine, or removes it.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn finalizer(&self, vm: &Identity, there: bool) -> Result<(), ApiError> {
+        let machines: kube::Api<PartialObjectMeta<VirtualMachine>> =
+            kube::Api::namespaced(self.client(), &vm.namespace);
+        let how = PatchParams::apply("bootwright-controller-finalizer").force();
+        let finalizers = if there { vec![FINALIZER] } else { Vec::new() };
+        let mut object = vm.object();
+        object["metadata"]["finalizers"] = json!(finalizers);
+        let patch = Patch::Apply(object);
+        let written = machines.patch_metadata(&vm.name, &how, &patch);
+        match self.call("apply", "virtualmachines", written).await {
+            Err(error) if !there && error.is_not_found() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Removes our finalizer from an object that does not fit its definition,
+    /// to which nothing can be applied.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn release(&self, meta: &ObjectMeta) -> Result<(), ApiError> {
+        let (name, namespace) = (meta.name.as_deref(), meta.namespace.as_deref());
+        let machines: kube::Api<PartialObjectMeta<VirtualMachine>> =
+            kube::Api::namespaced(self.client(), namespace.unwrap_or_default());
+        let others = meta.finalizers.iter().flatten();
+        let others: Vec<_> = others.filter(|name| *name != FINALIZER).collect();
+        // With the version: another finalizer may have come meanwhile.
+        let mut patch = json!({ "metadata": {
+            "uid": meta.uid,
+            "resourceVersion": meta.resource_version,
+            "finalizers": others,
+        } });
+        let how = PatchParams::default();
+        let name = name.unwrap_or_default();
+        let merged = Patch::Merge(&patch);
+        let written = machines.patch_metadata(name, &how, &merged);
+        let mut outcome = self.call("patch", "virtualmachines", written).await;
+        let invalid = |error: &ApiError| error.refused().is_some_and(|s| s.code == 422);
+        if others.is_empty() && outcome.as_ref().is_err_and(invalid) {
+            // Even the last write must be valid. What is gone by it may as
+            // well be a spec that is.
+            patch["spec"] = Self::harmless();
+            let merged = Patch::Merge(&patch);
+            let written = machines.patch_metadata(name, &how, &merged);
+            outcome = self.call("patch", "virtualmachines", written).await;
+        }
+        match outcome {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// The spec of a machine that never runs.
+    fn harmless() -> Value {
+        json!({ "runStrategy": "Halted", "template": { "spec": {
+            "domain": { "memory": { "guest": "1Mi" }, "devices": {} },
+            "volumes": [{ "name": "none", "emptyDisk": { "capacity": "1Mi" } }],
+        } } })
+    }
+
+    /// Writes the status of a machine.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn status(
+        &self,
+        vm: &Identity,
+        status: &VirtualMachineStatus,
+    ) -> Result<(), ApiError> {
+        let machines: kube::Api<PartialObjectMeta<VirtualMachine>> =
+            kube::Api::namespaced(self.client(), &vm.namespace);
+        let mut object = vm.object();
+        object["status"] = json!(status);
+        let how = PatchParams::apply(NAME).force();
+        let patch = Patch::Apply(object);
+        let written = machines.patch_status(&vm.name, &how, &patch);
+        let written = self.call("apply", "virtualmachines/status", written);
+        written.await.map(drop)
+    }
+
+    /// How a claim shows its volume, if there is one of this name.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn claim(&self, namespace: &str, name: &str) -> Result<Option<VolumeMode>, ApiError> {
+        let claims: kube::Api<PersistentVolumeClaim> =
+            kube::Api::namespaced(self.client(), namespace);
+        let claim = claims.get_opt(name);
+        let claim = self.call("get", "persistentvolumeclaims", claim).await?;
+        let claim = claim.filter(|claim| claim.metadata.deletion_timestamp.is_none());
+        Ok(claim.map(|claim| {
+            let mode = claim.spec.and_then(|spec| spec.volume_mode);
+            match mode.as_deref() {
+                Some("Block") => VolumeMode::Block,
+                _ => VolumeMode::Filesystem,
+            }
+        }))
+    }
+}
+
+/// Which machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID: a machine of the same name that came later is another.
+    pub uid: String,
+}
+
+impl Identity {
+    fn object(&self) -> Value {
+        json!({
+            "apiVersion": VirtualMachine::api_version(&()),
+            "kind": VirtualMachine::kind(&()),
+            "metadata": { "name": self.name, "namespace": self.namespace, "uid": self.uid },
+        })
+    }
+}
+
+/// Does something with a resource, for not longer than it may take.
+pub(crate) async fn limited<T>(
+    verb: &'static str,
+    resource: &'static str,
+    work: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, ApiError> {
+    match tokio::time::timeout(PATIENCE, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(source)) => Err(ApiError::Failed {
+            verb,
+            resource,
+            source: Box::new(source),
+        }),
+        Err(_) => Err(ApiError::Silent { verb, resource }),
+    }
+}
