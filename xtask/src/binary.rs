@@ -24,9 +24,13 @@ pub(crate) fn build() -> Result<PathBuf> {
     sh.change_dir(paths::workspace());
     // With --target, build scripts and procedural macros are spared the flags.
     sh.set_var("RUSTFLAGS", "-C target-feature=+crt-static");
+    // Relocations of position-independent code as a bitmap: 0.7 MB less. The
+    // program relocates itself, so no loader has to know of it.
+    let relocations = "link-arg=-Wl,-z,pack-relative-relocs";
     proc::run(cmd!(
         sh,
-        "cargo build --release --locked --target {TARGET} --package bootwright"
+        "cargo rustc --release --locked --target {TARGET} --package bootwright
+         --bin bootwright -- -C {relocations}"
     ))?;
     let binary = paths::target().join(TARGET).join("release/bootwright");
     check(&binary)?;
