@@ -16,6 +16,9 @@ _bootwright() {
             ",$1")
                 cmd="bootwright"
                 ;;
+            bootwright,become-passt)
+                cmd="bootwright__subcmd__become__subcmd__passt"
+                ;;
             bootwright,build)
                 cmd="bootwright__subcmd__build"
                 ;;
@@ -40,14 +43,23 @@ _bootwright() {
             bootwright,inspect)
                 cmd="bootwright__subcmd__inspect"
                 ;;
+            bootwright,launch)
+                cmd="bootwright__subcmd__launch"
+                ;;
             bootwright,logs)
                 cmd="bootwright__subcmd__logs"
                 ;;
             bootwright,machine)
                 cmd="bootwright__subcmd__machine"
                 ;;
+            bootwright,node)
+                cmd="bootwright__subcmd__node"
+                ;;
             bootwright,pause)
                 cmd="bootwright__subcmd__pause"
+                ;;
+            bootwright,probe)
+                cmd="bootwright__subcmd__probe"
                 ;;
             bootwright,ps)
                 cmd="bootwright__subcmd__ps"
@@ -109,6 +121,9 @@ _bootwright() {
             bootwright__subcmd__cache__subcmd__help,verify)
                 cmd="bootwright__subcmd__cache__subcmd__help__subcmd__verify"
                 ;;
+            bootwright__subcmd__help,become-passt)
+                cmd="bootwright__subcmd__help__subcmd__become__subcmd__passt"
+                ;;
             bootwright__subcmd__help,build)
                 cmd="bootwright__subcmd__help__subcmd__build"
                 ;;
@@ -133,14 +148,23 @@ _bootwright() {
             bootwright__subcmd__help,inspect)
                 cmd="bootwright__subcmd__help__subcmd__inspect"
                 ;;
+            bootwright__subcmd__help,launch)
+                cmd="bootwright__subcmd__help__subcmd__launch"
+                ;;
             bootwright__subcmd__help,logs)
                 cmd="bootwright__subcmd__help__subcmd__logs"
                 ;;
             bootwright__subcmd__help,machine)
                 cmd="bootwright__subcmd__help__subcmd__machine"
                 ;;
+            bootwright__subcmd__help,node)
+                cmd="bootwright__subcmd__help__subcmd__node"
+                ;;
             bootwright__subcmd__help,pause)
                 cmd="bootwright__subcmd__help__subcmd__pause"
+                ;;
+            bootwright__subcmd__help,probe)
+                cmd="bootwright__subcmd__help__subcmd__probe"
                 ;;
             bootwright__subcmd__help,ps)
                 cmd="bootwright__subcmd__help__subcmd__ps"
@@ -191,8 +215,22 @@ _bootwright() {
 
     case "${cmd}" in
         bootwright)
-            opts="-h -V --help --version build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve convert cache completion help"
+            opts="-h -V --help --version build run ps ssh cp console logs stop restart pause resume resize rm machine launch probe node become-passt inspect push verify serve convert cache completion help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        bootwright__subcmd__become__subcmd__passt)
+            opts="-h -V --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -659,8 +697,22 @@ _bootwright() {
             return 0
             ;;
         bootwright__subcmd__help)
-            opts="build run ps ssh cp console logs stop restart pause resume resize rm machine inspect push verify serve convert cache completion help"
+            opts="build run ps ssh cp console logs stop restart pause resume resize rm machine launch probe node become-passt inspect push verify serve convert cache completion help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        bootwright__subcmd__help__subcmd__become__subcmd__passt)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -826,6 +878,20 @@ _bootwright() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        bootwright__subcmd__help__subcmd__launch)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         bootwright__subcmd__help__subcmd__logs)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -854,7 +920,35 @@ _bootwright() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        bootwright__subcmd__help__subcmd__node)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         bootwright__subcmd__help__subcmd__pause)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        bootwright__subcmd__help__subcmd__probe)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1097,6 +1191,96 @@ _bootwright() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        bootwright__subcmd__launch)
+            opts="-h -V --termination-log --platform --max-entries --max-layer-size --max-index-size --tls-verify --cert-dir --authfile --creds --parallel --retries --store --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --termination-log)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --platform)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-entries)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-layer-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-index-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tls-verify)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --cert-dir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --authfile)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --creds)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --parallel)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --retries)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --store)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         bootwright__subcmd__logs)
             opts="-f -h -V --follow --machine --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -1125,8 +1309,66 @@ _bootwright() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        bootwright__subcmd__node)
+            opts="-h -V --devices --device --resource --plugins --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --devices)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --device)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --resource)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --plugins)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         bootwright__subcmd__pause)
             opts="-h -V --json --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        bootwright__subcmd__probe)
+            opts="-h -V --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -75,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Machine { name } => return vms::process::main(&name),
         Command::Launch(args) => return launch::run(&args, &interrupt),
         Command::Probe(args) => launch::probe(&args),
+        Command::Node(args) => commands::node::node(&args, &interrupt),
         Command::BecomePasst { command } => return vms::process::passt::become_passt(&command),
         Command::Build(args) => commands::build::run(&args, &interrupt),
         Command::Inspect(args) => commands::inspect::run(&args, &interrupt),

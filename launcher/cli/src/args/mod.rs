@@ -4,6 +4,7 @@ mod build;
 mod common;
 mod convert;
 mod launch;
+mod node;
 mod push;
 mod run;
 mod serve;
@@ -17,6 +18,7 @@ pub use build::{
 pub use common::{ImageArgs, OutputArgs, RegistryArgs, StoreArgs};
 pub use convert::ConvertArgs;
 pub use launch::{LaunchArgs, PASST, ProbeArgs};
+pub use node::NodeArgs;
 pub use push::{ContainerDiskArgs, Form, LayerCompression, PushArgs, SourceRegistryArgs};
 pub use run::{Accel, GuestArgs, KernelArgs, MachineArgs, NetworkArgs, RootArgs, RunArgs};
 pub use serve::ServeArgs;
@@ -79,6 +81,8 @@ pub enum Command {
     Launch(Box<LaunchArgs>),
     /// Succeed if the guest of a pod has booted
     Probe(ProbeArgs),
+    /// Offer /dev/kvm to the pods of a Kubernetes node
+    Node(NodeArgs),
     /// Become passt in a container; `launch` starts this
     #[command(hide = true, name = PASST)]
     BecomePasst {

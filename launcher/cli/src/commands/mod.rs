@@ -6,6 +6,7 @@ pub(crate) mod console;
 pub(crate) mod convert;
 mod customize;
 pub(crate) mod inspect;
+pub(crate) mod node;
 pub(crate) mod push;
 pub(crate) mod run;
 pub(crate) mod serve;
