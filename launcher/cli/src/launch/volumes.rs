@@ -29,8 +29,7 @@ pub(super) fn check_mounted(folder: &Path) -> anyhow::Result<()> {
     if entries.next().is_none() {
         bail!(
             "{} is empty: the node's container runtime has mounted no image there. Image volumes \
-             need containerd 2.1 or CRI-O 1.31 and the feature ImageVolume of the kubelet; where \
-             there are none, set imageVolumes to false in the controller's configuration",
+             need containerd 2.1 or CRI-O 1.31, and the feature ImageVolume of the kubelet",
             folder.display()
         );
     }
