@@ -5,7 +5,7 @@
 //! accepted without effect or refused. [`convert`](mod@convert) makes our
 //! manifests of KubeVirt's. [`pod`](mod@pod) makes a machine's pod, with the
 //! [`machine`] that the pod's launcher starts, and [`lifecycle`] decides what
-//! happens to a machine next. With the feature `manager`, [`manager`] is the
+//! happens to a machine next, [`rollout`] which machines of a pool come and go. With the feature `manager`, [`manager`] is the
 //! loop around these that talks to a cluster.
 
 pub mod api;
@@ -16,6 +16,7 @@ pub mod lifecycle;
 pub mod manager;
 pub mod pod;
 pub mod quantity;
+pub mod rollout;
 
 #[doc(inline)]
 pub use bootwright_machine as machine;

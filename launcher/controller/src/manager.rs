@@ -13,6 +13,7 @@ mod index;
 pub mod leader;
 mod machines;
 pub mod metrics;
+mod pools;
 mod watched;
 
 use std::collections::HashMap;
@@ -21,10 +22,12 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::StreamExt as _;
+use futures::channel::mpsc;
 use futures::future::join_all;
-use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, Store};
+use kube::{Client, Resource as _};
 use tokio::net::TcpListener;
 
 use crate::api::status::VirtualMachineStatus;
@@ -33,6 +36,7 @@ use index::PodIndex;
 use leader::Candidate;
 use machines::Guarded;
 use metrics::{Metrics, Row};
+use watched::News;
 
 /// The name under which fields of objects are owned and events are told.
 pub const NAME: &str = "bootwright-controller";
@@ -253,13 +257,32 @@ where
     let (store, writer) = reflector::store();
     context.shared.knows(store.clone());
     let machines = watched::scoped(&context.api.client(), namespace.as_deref());
+    let (tell, changed) = mpsc::unbounded();
     let news = watched::news::<Guarded>(machines, writer);
+    let news = news.inspect(move |news| {
+        let pool = match news {
+            News::One(machine) => match pools::pool_of(machine.meta()) {
+                Some(pool) => Some(pool),
+                None => return,
+            },
+            News::All => None,
+        };
+        // Nobody listens when everything ends.
+        let _ = tell.unbounded_send(pool);
+    });
     let synced = async {
         if store.wait_until_ready().await.is_ok() {
             context.pods.complete().await;
             context.shared.synced();
         }
     };
-    let reconciled = machines::run(Arc::clone(&context), namespace, news, store.clone(), stop);
-    futures::join!(synced, reconciled);
+    let of_pools = pools::run(
+        Arc::clone(&context),
+        namespace.clone(),
+        store.clone(),
+        changed,
+        stop.clone(),
+    );
+    let of_machines = machines::run(Arc::clone(&context), namespace, news, store.clone(), stop);
+    futures::join!(synced, of_machines, of_pools);
 }

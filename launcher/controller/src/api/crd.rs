@@ -77,6 +77,7 @@ fn machine() -> Result<Definition, CrdError> {
 fn pool() -> Result<Definition, CrdError> {
     let mut definition = Definition::of("VirtualMachinePool", &VirtualMachinePool::crd())?;
     let template = ["spec", "virtualMachineTemplate", "spec"];
+    definition.add_rules(&[], &[rules::POOL_NAME])?;
     definition.add_fields(&template)?;
     definition.add_rules(&template, rules::MACHINE)?;
     definition.add_rules(&["spec"], rules::POOL)?;

@@ -1,6 +1,6 @@
 //! `VirtualMachinePool`: machines of one template.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -142,6 +142,9 @@ pub struct VirtualMachinePoolStatus {
     /// The newest template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub update_revision: Option<String>,
+    /// When an update came further last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progressed: Option<Time>,
     /// Available, Progressing, Failure.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

@@ -41,6 +41,16 @@ pub const MACHINE_NAME: Rule = rule(
     "at most 59 characters, small letters, digits and -",
 );
 
+/// The names of a pool's machines are its own, the digest of a template and a
+/// number of up to five digits, in 59 characters.
+pub const POOL_NAME: Rule = rule(
+    "",
+    "metadata.name",
+    "size(self.metadata.name) <= 44 && \
+     self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+    "at most 44 characters, small letters, digits and -",
+);
+
 /// Rules for the spec of a `VirtualMachine`, also within a pool's.
 #[rustfmt::skip]
 pub const MACHINE: &[Rule] = &[

@@ -4,17 +4,19 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::core::PartialObjectMeta;
-use kube::{Client, Resource as _};
+use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 
 use super::NAME;
 use super::metrics::Metrics;
-use crate::api::VirtualMachine;
+use crate::api::pool::VirtualMachinePoolStatus;
 use crate::api::status::VirtualMachineStatus;
+use crate::api::{VirtualMachine, VirtualMachinePool};
 use crate::lifecycle::FINALIZER;
 use crate::lifecycle::observed::PodState;
 use crate::lifecycle::requests::PAUSED;
@@ -239,6 +241,125 @@ impl Api {
         written.await.map(drop)
     }
 
+    /// Writes the status of a pool.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn pool_status(
+        &self,
+        pool: &Identity,
+        status: &VirtualMachinePoolStatus,
+    ) -> Result<(), ApiError> {
+        let pools: kube::Api<PartialObjectMeta<VirtualMachinePool>> =
+            kube::Api::namespaced(self.client(), &pool.namespace);
+        let mut object = pool.object_of::<VirtualMachinePool>();
+        object["status"] = json!(status);
+        let how = PatchParams::apply(NAME).force();
+        let patch = Patch::Apply(object);
+        let written = pools.patch_status(&pool.name, &how, &patch);
+        let written = self.call("apply", "virtualmachinepools/status", written);
+        written.await.map(drop)
+    }
+
+    /// Applies a machine of a pool.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn apply_machine(&self, vm: &VirtualMachine) -> Result<(), ApiError> {
+        let (name, namespace) = (vm.name_any(), vm.namespace().unwrap_or_default());
+        let machines: kube::Api<PartialObjectMeta<VirtualMachine>> =
+            kube::Api::namespaced(self.client(), &namespace);
+        let how = PatchParams::apply(NAME);
+        let patch = Patch::Apply(vm);
+        let applied = machines.patch_metadata(&name, &how, &patch);
+        self.call("apply", "virtualmachines", applied)
+            .await
+            .map(drop)
+    }
+
+    /// Deletes a machine of a pool.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn delete_machine(&self, vm: &Identity) -> Result<(), ApiError> {
+        let machines: kube::Api<PartialObjectMeta<VirtualMachine>> =
+            kube::Api::namespaced(self.client(), &vm.namespace);
+        let how = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(vm.uid.clone()),
+                resource_version: None,
+            }),
+            ..DeleteParams::background()
+        };
+        let deleted = machines.delete(&vm.name, &how);
+        match self.call("delete", "virtualmachines", deleted).await {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    fn revisions_in(&self, namespace: &str) -> kube::Api<ControllerRevision> {
+        kube::Api::namespaced(self.client(), namespace)
+    }
+
+    /// A kept template of a pool, if there is one of this name.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn revision(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<ControllerRevision>, ApiError> {
+        let revisions = self.revisions_in(namespace);
+        let kept = revisions.get_opt(name);
+        self.call("get", "controllerrevisions", kept).await
+    }
+
+    /// The kept templates with this label.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn revisions(
+        &self,
+        namespace: &str,
+        label: &str,
+    ) -> Result<Vec<ControllerRevision>, ApiError> {
+        let revisions = self.revisions_in(namespace);
+        let which = ListParams::default().labels(label);
+        let kept = revisions.list(&which);
+        let kept = self.call("list", "controllerrevisions", kept).await?;
+        Ok(kept.items)
+    }
+
+    /// Applies a kept template.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn apply_revision(&self, kept: &ControllerRevision) -> Result<(), ApiError> {
+        let (name, namespace) = (kept.name_any(), kept.namespace().unwrap_or_default());
+        let revisions = self.revisions_in(&namespace);
+        let how = PatchParams::apply(NAME).force();
+        let patch = Patch::Apply(kept);
+        let applied = revisions.patch(&name, &how, &patch);
+        let applied = self.call("apply", "controllerrevisions", applied);
+        applied.await.map(drop)
+    }
+
+    /// Deletes a kept template.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn delete_revision(&self, namespace: &str, name: &str) -> Result<(), ApiError> {
+        let revisions = self.revisions_in(namespace);
+        let how = DeleteParams::default();
+        let deleted = revisions.delete(name, &how);
+        match self.call("delete", "controllerrevisions", deleted).await {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
     /// How a claim shows its volume, if there is one of this name.
     ///
     /// # Errors
@@ -272,9 +393,13 @@ pub struct Identity {
 
 impl Identity {
     fn object(&self) -> Value {
+        self.object_of::<VirtualMachine>()
+    }
+
+    fn object_of<K: kube::Resource<DynamicType = ()>>(&self) -> Value {
         json!({
-            "apiVersion": VirtualMachine::api_version(&()),
-            "kind": VirtualMachine::kind(&()),
+            "apiVersion": K::api_version(&()),
+            "kind": K::kind(&()),
             "metadata": { "name": self.name, "namespace": self.namespace, "uid": self.uid },
         })
     }

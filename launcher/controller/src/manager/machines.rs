@@ -35,7 +35,7 @@ pub(crate) type Guarded = DeserializeGuard<VirtualMachine>;
 const STEPS: usize = 8;
 
 /// The waits between attempts that fail: the first, and the longest.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+pub(crate) const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// The same for pods that are refused, each of which costs a write.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
@@ -103,12 +103,12 @@ fn failed(vm: Arc<Guarded>, error: &ApiError, context: Arc<Context>) -> Action {
     Action::requeue(wait)
 }
 
-/// A wait that doubles with each time.
-fn doubled((first, longest): (Duration, Duration), times: u32) -> Duration {
+/// A wait that doubles with each time, from the first up to the longest.
+pub(crate) fn doubled((first, longest): (Duration, Duration), times: u32) -> Duration {
     first.saturating_mul(1 << times.min(16)).min(longest)
 }
 
-fn identity(meta: &ObjectMeta) -> (Key, Identity) {
+pub(crate) fn identity(meta: &ObjectMeta) -> (Key, Identity) {
     let identity = Identity {
         namespace: meta.namespace.clone().unwrap_or_default(),
         name: meta.name.clone().unwrap_or_default(),
@@ -368,7 +368,7 @@ impl Work<'_> {
 }
 
 /// Whether a refusal is about what was asked, and not about the moment.
-fn is_final(code: u16) -> bool {
+pub(crate) fn is_final(code: u16) -> bool {
     (400..500).contains(&code) && !matches!(code, 408 | 429)
 }
 

@@ -73,14 +73,20 @@ where
     news.flat_map(move |news| {
         stream::iter(match news {
             News::One(object) => vec![ObjectRef::from_obj(&object)],
-            News::All => {
-                let all = store.state();
-                all.iter()
-                    .map(|object| ObjectRef::from_obj(&**object))
-                    .collect()
-            }
+            News::All => all(&store),
         })
     })
+}
+
+/// All objects of a store.
+pub(crate) fn all<K>(store: &Store<K>) -> Vec<ObjectRef<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let all = store.state();
+    all.iter()
+        .map(|object| ObjectRef::from_obj(&**object))
+        .collect()
 }
 
 /// Forgets what is large and of no use here.

@@ -15,7 +15,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Once;
 
 use bootwright_controller::api::VirtualMachine;
-use bootwright_controller::api::rules::{MACHINE, MACHINE_NAME, POOL};
+use bootwright_controller::api::rules::{MACHINE, MACHINE_NAME, POOL, POOL_NAME};
 use bootwright_controller::convert;
 use bootwright_controller::fields::{FIELDS, Fate, Kind, When};
 use bootwright_controller::pod::{self, Launcher, VolumeMode};
@@ -242,6 +242,7 @@ fn names_and_pools_are_judged() {
     let objects = [
         machine(&long),
         machine("dots.in.it"),
+        pool(&long[..45]),
         unlike,
         empty,
         stuck,
@@ -256,11 +257,12 @@ fn names_and_pools_are_judged() {
     };
     says(&long, MACHINE_NAME.message);
     says("dots.in.it", MACHINE_NAME.message);
+    says(&long[..45], POOL_NAME.message);
     says("unlike", "must have the labels of selector");
     says("empty", "matchLabels is empty");
     says("stuck", "not both it and maxSurge are 0");
     says("within", "set exactly one of runStrategy and running");
-    assert_eq!(refused.len(), 6, "{refused:?}");
+    assert_eq!(refused.len(), 7, "{refused:?}");
     assert_eq!(POOL.len(), 4);
     // The fourth rule is about changes.
     done(

@@ -13,7 +13,7 @@ use kube::discovery::ApiResource;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::world::{Controller, World, eventually};
+use crate::world::{Controller, DEFINITIONS, World, eventually};
 
 #[tokio::test]
 #[ignore = "needs an API server: cargo xtask test cluster"]
@@ -195,6 +195,7 @@ async fn malformed_objects_are_told_left_alone_and_can_be_deleted() {
         }
     };
     // As if they had been stored before there was a definition.
+    let turn = DEFINITIONS.lock().await;
     replace(loose).await;
     let kind = ApiResource::erase::<bootwright_controller::api::VirtualMachine>(&());
     let objects: Api<DynamicObject> =
@@ -221,6 +222,7 @@ async fn malformed_objects_are_told_left_alone_and_can_be_deleted() {
         .await;
     }
     replace(serde_json::to_value(&strict.spec).unwrap()).await;
+    drop(turn);
     let controller = Controller::start(&world.namespace, &[]);
     // They do not hide the others.
     world.create("web", "Always", "").await;

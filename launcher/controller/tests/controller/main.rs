@@ -7,4 +7,5 @@
 mod faults;
 mod kubelet;
 mod lives;
+mod pools;
 mod world;

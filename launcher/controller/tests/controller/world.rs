@@ -17,11 +17,15 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 
 use crate::kubelet::Kubelet;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Held by whoever changes the definitions.
+pub(crate) static DEFINITIONS: Mutex<()> = Mutex::const_new(());
 
 /// A namespace with a kubelet.
 pub(crate) struct World {
@@ -158,6 +162,7 @@ impl World {
 
 /// Installs the definitions, unless they are there.
 async fn definitions(client: &Client) {
+    let _turn = DEFINITIONS.lock().await;
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
     for (_, yaml) in bootwright_controller::api::crd::all().unwrap() {
         let crd: Value = serde_saphyr::from_str(&yaml).unwrap();
@@ -213,7 +218,8 @@ impl Drop for Controller {
 impl Controller {
     /// Starts one for a namespace.
     pub(crate) fn start(namespace: &str, options: &[&str]) -> Self {
-        Self::start_with(namespace, options, None)
+        let options = [options, &["--verbose"]].concat();
+        Self::start_with(namespace, &options, None)
     }
 
     /// The same, which finds the API server as this file says.
@@ -225,7 +231,7 @@ impl Controller {
         let log = dir.path().join("log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_bootwright-controller"));
         command
-            .args(["--namespace", namespace, "--verbose"])
+            .args(["--namespace", namespace])
             .args(["--launcher-image", "registry.example.com/bootwright:1"])
             .arg(format!("--listen={address}"))
             .args(options)
@@ -262,6 +268,12 @@ impl Controller {
             assert!(start.elapsed() < PATIENCE, "it does not end");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    // The benchmark asks for it.
+    #[allow(dead_code)]
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn log(&self) -> String {
