@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod faults;
+mod install;
 mod kubelet;
 mod lives;
 mod pools;
