@@ -199,15 +199,14 @@ impl Volume {
             Kind::Ext4(ext4) => {
                 let mut file = ext4.open(&absolute(path))?;
                 file.seek_to(range.start)?;
-                // Grows as bytes arrive: a sparse file costs memory only.
-                let mut bytes = Vec::new();
+                // Grows as bytes arrive: a sparse file costs memory only. They
+                // come a block at a time, however much room there is.
+                let (mut bytes, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
                 let mut left = range.end - range.start;
                 while left > 0 {
-                    let step = left.min(1 << 20) as usize;
-                    let at = bytes.len();
-                    bytes.resize(at + step, 0);
-                    let n = file.read_bytes(bytes.get_mut(at..).unwrap_or_default())?;
-                    bytes.truncate(at + n);
+                    let step = left.min(buffer.len() as u64) as usize;
+                    let n = file.read_bytes(buffer.get_mut(..step).unwrap_or_default())?;
+                    bytes.extend(buffer.get(..n).unwrap_or_default());
                     if n == 0 {
                         break;
                     }
