@@ -136,6 +136,34 @@ fn a_guest_that_sleeps_can_be_ended() {
     });
 }
 
+/// Starts all other processors, by INIT and SIPI to "all but self" (Intel SDM,
+/// volume 3, "Issuing interprocessor interrupts"), and waits until 63 have
+/// counted themselves.
+const START_ALL: [&[u8]; 7] = [
+    // mov dword [0x7000], 0: the count.
+    &[0xc7, 0x05, 0x00, 0x70, 0x00, 0x00, 0, 0, 0, 0],
+    // 16-bit code at 0x8000: lock inc word [0x7000]; hlt; jmp to the hlt.
+    &[0xc7, 0x05, 0x00, 0x80, 0x00, 0x00, 0xf0, 0xff, 0x06, 0x00],
+    &[0xc7, 0x05, 0x04, 0x80, 0x00, 0x00, 0x70, 0xf4, 0xeb, 0xfd],
+    // The local APIC is enabled, then its command register sends.
+    &[0xc7, 0x05, 0xf0, 0x00, 0xe0, 0xfe, 0xff, 0x01, 0x00, 0x00],
+    &[0xc7, 0x05, 0x00, 0x03, 0xe0, 0xfe, 0x00, 0x45, 0x0c, 0x00],
+    &[0xc7, 0x05, 0x00, 0x03, 0xe0, 0xfe, 0x08, 0x46, 0x0c, 0x00],
+    // cmp dword [0x7000], 63; jb to the cmp.
+    &[0x83, 0x3d, 0x00, 0x70, 0x00, 0x00, 63, 0x72, 0xf7],
+];
+
+#[test]
+fn sixty_four_processors_start() {
+    if !reachable() {
+        return;
+    }
+    let mut guest = Guest::new(&[&START_ALL.concat()[..], &POWER_OFF].concat());
+    (guest.config.cpus, guest.config.max_cpus) = (64, 64);
+    let ended = limited(move || guest.make().run().unwrap());
+    assert_eq!(ended, Exit::PowerOff);
+}
+
 /// What /proc says of this process' threads called `name`.
 fn threads(name: &str) -> Vec<String> {
     let mut found = Vec::new();

@@ -42,7 +42,9 @@ const F_PAGE_REPORTING: u64 = 1 << 5;
 const INFLATE: u16 = 0;
 const DEFLATE: u16 = 1;
 const STATS: u16 = 2;
-const QUEUES: &[u16] = &[128, 128, 16, 16, 32];
+/// Linux wants 32 of reports of free pages (PAGE_REPORTING_CAPACITY), and has their
+/// queue at an earlier place if it leaves out others.
+const QUEUES: &[u16] = &[128, 128, 32, 32, 32];
 
 /// What the device counts in, in bytes, whatever the guest's pages are.
 pub const PAGE: u64 = 4096;
