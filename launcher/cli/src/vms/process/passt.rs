@@ -51,6 +51,9 @@ pub(super) fn start(socket: OwnedFd, spec: &Spec, mtu: u16, log: &Path) -> anyho
         true => {
             let mut command = Command::new(std::env::current_exe()?);
             command.arg(args::PASST).arg(program);
+            // Without it, root becomes nobody, for which it has no capability.
+            let (user, group) = (rustix::process::getuid(), rustix::process::getgid());
+            command.args(["--runas", &format!("{user}:{group}")]);
             command
         }
         false => Command::new(program),
