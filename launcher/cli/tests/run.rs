@@ -315,6 +315,30 @@ fn a_disk_that_was_pushed_runs_in_every_form_and_goes_on_by_its_name() {
     }
 }
 
+#[test]
+fn the_guest_has_a_network_where_there_are_no_namespaces() {
+    let work = Work::new();
+    let guest = work.guest("tcg", Guest::new().power_off());
+    let none = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\"";
+    let mut program = command(&[
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "sh",
+        "-c",
+        none,
+        "sh",
+    ]);
+    program.arg(guest.get_program()).args(guest.get_args());
+    program
+        .args(["--network", "user"])
+        .current_dir(work.0.path());
+    for (name, value) in guest.get_envs() {
+        program.env(name, value.unwrap());
+    }
+    ok(&mut program);
+}
+
 /// A file that is a kernel for another machine.
 fn arm_kernel(path: &Path) {
     let mut bytes = vec![0; 4096];

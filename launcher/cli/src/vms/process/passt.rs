@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -39,14 +39,52 @@ const SETTLE: Duration = Duration::from_millis(30);
 #[derive(Debug)]
 pub(super) struct Passt(Child);
 
-/// Starts passt for the guest of `spec` at the other end of `socket`.
+/// What passt says where it may not make namespaces: in a container, in a
+/// chroot, or on a host that allows them to root alone.
+const NO_NAMESPACES: &str = "Couldn't create user namespace";
+
+/// Starts passt for the guest of `spec` at the other end of `socket`. Where
+/// there are no namespaces for it to confine itself in, it does without.
 pub(super) fn start(socket: OwnedFd, spec: &Spec, mtu: u16, log: &Path) -> anyhow::Result<Passt> {
     let program = find_program("passt").context(
         "--network user needs passt, which is not installed (Debian, Ubuntu, Fedora: passt); \
          --network none does without",
     )?;
+    let again = socket.try_clone()?;
+    let first = begin(&program, socket, spec, mtu, log, spec.contained)?;
+    let (status, said) = match first {
+        Begun::Up(passt) => return Ok(passt),
+        Begun::Ended(_, said) if said.contains(NO_NAMESPACES) && !spec.contained => {
+            match begin(&program, again, spec, mtu, log, true)? {
+                Begun::Up(passt) => return Ok(passt),
+                Begun::Ended(status, said) => (status, said),
+            }
+        }
+        Begun::Ended(status, said) => (status, said),
+    };
+    bail!(
+        "passt could not start ({status}): {}",
+        crate::progress::printable(&said)
+    );
+}
+
+/// What became of a passt that was started.
+enum Begun {
+    Up(Passt),
+    /// It ended, and said why.
+    Ended(ExitStatus, String),
+}
+
+fn begin(
+    program: &Path,
+    socket: OwnedFd,
+    spec: &Spec,
+    mtu: u16,
+    log: &Path,
+    contained: bool,
+) -> anyhow::Result<Begun> {
     let errors = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-    let mut command = match spec.contained {
+    let mut command = match contained {
         // Through this program, which passt is to believe.
         true => {
             let mut command = Command::new(std::env::current_exe()?);
@@ -75,16 +113,12 @@ pub(super) fn start(socket: OwnedFd, spec: &Spec, mtu: u16, log: &Path) -> anyho
     }
     let mut child = command.spawn().context("cannot run passt")?;
     thread::sleep(SETTLE);
-    if let Some(status) = child.try_wait()? {
-        let said = fs::read_to_string(log).unwrap_or_default();
-        let lines = said.lines().filter(|l| !l.contains("to syslog"));
-        let said = lines.collect::<Vec<_>>().join("; ");
-        bail!(
-            "passt could not start ({status}): {}",
-            crate::progress::printable(&said)
-        );
-    }
-    Ok(Passt(child))
+    let Some(status) = child.try_wait()? else {
+        return Ok(Begun::Up(Passt(child)));
+    };
+    let said = fs::read_to_string(log).unwrap_or_default();
+    let lines = said.lines().filter(|l| !l.contains("to syslog"));
+    Ok(Begun::Ended(status, lines.collect::<Vec<_>>().join("; ")))
 }
 
 /// What passt is told of the ports of one protocol that it forwards.
