@@ -88,6 +88,9 @@ _bootwright() {
             bootwright,ssh)
                 cmd="bootwright__subcmd__ssh"
                 ;;
+            bootwright,ssh-proxy)
+                cmd="bootwright__subcmd__ssh__subcmd__proxy"
+                ;;
             bootwright,stop)
                 cmd="bootwright__subcmd__stop"
                 ;;
@@ -193,6 +196,9 @@ _bootwright() {
             bootwright__subcmd__help,ssh)
                 cmd="bootwright__subcmd__help__subcmd__ssh"
                 ;;
+            bootwright__subcmd__help,ssh-proxy)
+                cmd="bootwright__subcmd__help__subcmd__ssh__subcmd__proxy"
+                ;;
             bootwright__subcmd__help,stop)
                 cmd="bootwright__subcmd__help__subcmd__stop"
                 ;;
@@ -215,7 +221,7 @@ _bootwright() {
 
     case "${cmd}" in
         bootwright)
-            opts="-h -V --help --version build run ps ssh cp console logs stop restart pause resume resize rm machine launch probe node become-passt inspect push verify serve convert cache completion help"
+            opts="-h -V --help --version build run ps ssh cp console logs stop restart pause resume resize rm ssh-proxy machine launch probe node become-passt inspect push verify serve convert cache completion help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -697,7 +703,7 @@ _bootwright() {
             return 0
             ;;
         bootwright__subcmd__help)
-            opts="build run ps ssh cp console logs stop restart pause resume resize rm machine launch probe node become-passt inspect push verify serve convert cache completion help"
+            opts="build run ps ssh cp console logs stop restart pause resume resize rm ssh-proxy machine launch probe node become-passt inspect push verify serve convert cache completion help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1075,6 +1081,20 @@ _bootwright() {
             return 0
             ;;
         bootwright__subcmd__help__subcmd__ssh)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        bootwright__subcmd__help__subcmd__ssh__subcmd__proxy)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1625,13 +1645,21 @@ _bootwright() {
             return 0
             ;;
         bootwright__subcmd__resize)
-            opts="-h -V --cpus --json --help --version"
+            opts="-m -h -V --cpus --memory --json --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --cpus)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --memory)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -m)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1693,7 +1721,7 @@ _bootwright() {
             return 0
             ;;
         bootwright__subcmd__run)
-            opts="-m -p -d -q -h -V --name --accel --cpus --max-cpus --memory --disk --no-reboot --timeout --no-sandbox --kernel --initrd --append --karg --size --free --user --root-password-file --file --platform --max-entries --max-layer-size --max-index-size --tls-verify --cert-dir --authfile --creds --parallel --retries --store --network --publish --hostname --ssh-key --credential --smbios --cloud-init --detach --wait --ssh --json --quiet --help --version"
+            opts="-m -p -d -q -h -V --name --accel --cpus --max-cpus --memory --max-memory --huge-pages --disk --backing --no-reboot --timeout --no-sandbox --kernel --initrd --append --karg --size --free --user --root-password-file --file --platform --max-entries --max-layer-size --max-index-size --tls-verify --cert-dir --authfile --creds --parallel --retries --store --network --publish --hostname --ssh-key --credential --smbios --cloud-init --detach --wait --console --ssh --json --quiet --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1723,7 +1751,26 @@ _bootwright() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --max-memory)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --disk)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --backing)
                     local oldifs
                     if [ -n "${IFS+x}" ]; then
                         oldifs="$IFS"
@@ -2120,6 +2167,20 @@ _bootwright() {
             return 0
             ;;
         bootwright__subcmd__ssh)
+            opts="-h -V --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        bootwright__subcmd__ssh__subcmd__proxy)
             opts="-h -V --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

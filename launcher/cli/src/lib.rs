@@ -15,6 +15,12 @@ mod report;
 mod run;
 mod vms;
 
+/// What the fuzz targets in testdata/fuzz try.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    pub use crate::vms::process::control_api;
+}
+
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -72,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Resume(args) => commands::vms::resume(&args),
         Command::Resize(args) => commands::vms::resize(&args),
         Command::Rm(args) => commands::vms::rm(&args),
+        Command::SshProxy { name } => commands::ssh::proxy(&name),
         Command::Machine { name } => return vms::process::main(&name),
         Command::Launch(args) => return launch::run(&args, &interrupt),
         Command::Probe(args) => launch::probe(&args),

@@ -67,10 +67,16 @@ pub enum Command {
     Pause(NameArgs),
     /// Let a machine go on
     Resume(NameArgs),
-    /// Change a running machine's processors
+    /// Change a running machine's processors and memory
     Resize(ResizeArgs),
     /// Remove machines and what they have written
     Rm(RmArgs),
+    /// Connect standard input and output to a machine's ssh server; `ssh` starts this
+    #[command(hide = true)]
+    SshProxy {
+        /// The machine's name.
+        name: String,
+    },
     /// Run a virtual machine whose folder is prepared; `run` starts this
     #[command(hide = true)]
     Machine {

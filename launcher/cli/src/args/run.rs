@@ -55,6 +55,9 @@ pub struct RunArgs {
     /// With --detach, go when the guest has booted, and say how long it took
     #[arg(long, requires = "detach")]
     pub wait: bool,
+    /// Show the guest's console, which is the default; with --detach, until Ctrl-] leaves it
+    #[arg(long, conflicts_with = "ssh")]
+    pub console: bool,
     /// Open a shell in the guest instead of its console, and end it afterwards
     #[arg(long)]
     pub ssh: bool,
@@ -93,9 +96,18 @@ pub struct MachineArgs {
     /// Memory
     #[arg(long, short, value_name = "SIZE", default_value = "2G")]
     pub memory: ByteSize,
+    /// Memory that `resize` can give it [default: that of this host]
+    #[arg(long, value_name = "SIZE")]
+    pub max_memory: Option<ByteSize>,
+    /// Take the memory from the host's huge pages of 2 MiB; its size is fixed then
+    #[arg(long, conflicts_with = "max_memory")]
+    pub huge_pages: bool,
     /// Attach a disk file, which is written to unless :ro follows (repeatable)
     #[arg(long = "disk", value_name = "FILE[:ro]", value_hint = clap::ValueHint::FilePath)]
     pub disks: Vec<String>,
+    /// Let a qcow2 lie over the backing file FILE, which is only read (repeatable)
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub backing: Vec<PathBuf>,
     /// End when the guest reboots
     #[arg(long)]
     pub no_reboot: bool,

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::ByteSize;
+
 /// `bootwright ps`.
 #[derive(Debug, Args)]
 pub struct PsArgs {
@@ -57,15 +59,20 @@ pub struct RmArgs {
 #[command(after_help = "\
 Example:
   bootwright resize web --cpus 4
+  bootwright resize web --memory 6G
 
 The guest brings new processors online by itself where udev is set up for that, as in most
-distributions; a guest may refuse to let go of processors.")]
+distributions; a guest may refuse to let go of processors and of memory, and takes a moment for
+either. `ps` shows how far it has come.")]
 pub struct ResizeArgs {
     /// The machine
     pub name: String,
     /// Number of processors, up to run's --max-cpus
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
-    pub cpus: u8,
+    #[arg(long, value_name = "N", required_unless_present = "memory", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub cpus: Option<u8>,
+    /// Memory, up to run's --max-memory
+    #[arg(long, short, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
     /// Print the result as JSON on standard output
     #[arg(long)]
     pub json: bool,

@@ -44,11 +44,20 @@ pub(crate) fn run(args: &RunArgs, interrupt: &Interrupt) -> ExitCode {
 }
 
 fn boot(args: &RunArgs, messages: &Messages, interrupt: &Interrupt) -> anyhow::Result<u8> {
+    let began = Instant::now();
     let Ready { name, place, lock } = prepare::prepare(args, messages, interrupt)?;
+    let planned = began.elapsed();
     let mut launched = launch::launch(&name, &place, lock, messages)?;
     if args.detach {
-        let booted = detach(args, &place, launched, interrupt)?;
+        let started = began.elapsed();
+        let mut booted = detach(args, &place, launched, interrupt)?;
+        if let Some(booted) = &mut booted {
+            booted.add_stages(&place, planned, started);
+        }
         tell(args, &name, &place, booted, messages)?;
+        if args.console {
+            attach::look(&place.runtime.join("console.sock"), messages, interrupt)?;
+        }
         return Ok(0);
     }
     let end = if args.ssh {
@@ -132,11 +141,11 @@ fn tell(
             booted,
         });
     }
-    if let Some(Booted { ssh_ms, ready_ms }) = booted {
+    if let Some(booted) = booted {
         messages.note(&format!(
-            "booted in {:.1} s; ssh answered after {:.1} s",
-            ready_ms / 1e3,
-            ssh_ms / 1e3
+            "booted in {:.1} s ({})",
+            booted.ready_ms / 1e3,
+            booted.stages()
         ));
     }
     println!("{name}");

@@ -1,4 +1,4 @@
-//! `ssh` and `cp`: OpenSSH's programs with the machine's port and key.
+//! `ssh` and `cp`: OpenSSH's programs with the machine's key and the way to it.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use super::vms::{find, find_running};
 use crate::args::{CpArgs, SshArgs};
 use crate::vms::place::Place;
+use crate::vms::reach::{self, Connection};
 use crate::vms::spec::{Spec, Ssh};
 
 /// `bootwright ssh`.
@@ -90,7 +91,17 @@ pub(crate) fn client(place: &Place, ssh: &Ssh, program: &str, port: &str) -> Com
         .args(["-o", "HostKeyAlias=machine"])
         .args(["-o", "IdentitiesOnly=yes"])
         .args(["-o", "LogLevel=ERROR"]);
+    if let Some(proxy) = reach::proxy(place) {
+        command.arg("-o").arg(proxy);
+    }
     command
+}
+
+/// `bootwright ssh-proxy`: what OpenSSH runs to be connected to the guest.
+pub(crate) fn proxy(name: &str) -> anyhow::Result<()> {
+    let place = find_running(name)?;
+    let ssh = access(name, &place)?;
+    Connection::open(&place, &ssh)?.serve()
 }
 
 /// Becomes the program.

@@ -144,6 +144,7 @@ fn row(spec: Spec, place: &Place) -> anyhow::Result<Row> {
             .as_u64()
             .and_then(|n| u8::try_from(n).ok())
             .unwrap_or(row.cpus);
+        row.memory = state["memory"].as_u64().unwrap_or(row.memory);
         row.uptime_seconds = state["uptime_seconds"].as_f64();
         row.pid = state["pid"].as_u64();
     }
@@ -200,7 +201,14 @@ pub(crate) fn resume(args: &NameArgs) -> anyhow::Result<()> {
 /// `bootwright resize`.
 pub(crate) fn resize(args: &ResizeArgs) -> anyhow::Result<()> {
     let place = find_running(&args.name)?;
-    let change = json!({ "cpus": args.cpus });
+    let mut change = serde_json::Map::new();
+    if let Some(cpus) = args.cpus {
+        change.insert("cpus".to_owned(), json!(cpus));
+    }
+    if let Some(ByteSize(memory)) = args.memory {
+        change.insert("memory".to_owned(), json!(memory));
+    }
+    let change = Value::Object(change);
     client::request(&place, "PATCH", "/v1/vm", Some(&change))?;
     told(&args.name, args.json, &place)
 }

@@ -105,8 +105,10 @@ pub(super) fn spec(
         cpus,
         max_cpus,
         memory: machine.memory.bytes,
+        max_memory: machine.memory.max_bytes,
         huge_pages: machine.memory.page_bytes > 0,
         disks,
+        backing: Vec::new(),
         network: match machine.interface {
             Some(_) => Network::User,
             None => Network::None,

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use bootwright_disk::reader;
 use bootwright_rootfs::customize::{Hostname, parse_keys};
 
 use super::root_disk::{of_disk, of_image};
@@ -59,6 +58,10 @@ pub(crate) fn prepare(
     let network = choose_network(args, messages)?;
     let disks = args.machine.disks.iter().map(|text| data_disk(text));
     let data: Vec<(Base, Writes)> = disks.collect::<anyhow::Result<_>>()?;
+    let backing = args.machine.backing.iter().map(|path| {
+        fs::canonicalize(path).with_context(|| format!("--backing {}", path.display()))
+    });
+    let backing = backing.collect::<anyhow::Result<Vec<_>>>()?;
     let places = Places::from_env()?;
     places.clear_stale()?;
     let ready = make(&places, args.name.as_deref())?;
@@ -69,7 +72,11 @@ pub(crate) fn prepare(
     let guest = guest(args, &ready, &network)?;
     command_line.more.extend(guest.command_line);
     command_line.check()?;
-    let result = describe(args, &ready, known, messages, interrupt).and_then(|described| {
+    if max_memory(&args.machine) > args.machine.memory.0 && !args.machine.huge_pages {
+        online_new_memory(&mut command_line);
+    }
+    let described = describe(args, &backing, &ready, known, messages, interrupt);
+    let result = described.and_then(|described| {
         let mut disks = vec![described.root];
         let seed = seed(args, &ready, described.uuid, &guest.hostname)?;
         for (base, writes) in data.into_iter().chain(seed) {
@@ -89,8 +96,10 @@ pub(crate) fn prepare(
             cpus: args.machine.cpus,
             max_cpus: max_cpus(&args.machine),
             memory: args.machine.memory.0,
-            huge_pages: false,
+            max_memory: max_memory(&args.machine),
+            huge_pages: args.machine.huge_pages,
             disks,
+            backing,
             network,
             mac: spec::mac(described.uuid),
             forwards: args.network.publish.clone(),
@@ -240,6 +249,35 @@ fn max_cpus(args: &MachineArgs) -> u8 {
     args.max_cpus.unwrap_or(host).max(args.cpus)
 }
 
+/// Memory that the machine can be given, in bytes. What is not given takes none
+/// of the host's.
+fn max_memory(args: &MachineArgs) -> u64 {
+    let of_host = || {
+        let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        let kib =
+            total.and_then(|text| text.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        kib.map_or(0, |kib| kib << 10)
+    };
+    args.max_memory.map_or_else(of_host, |size| size.0)
+}
+
+/// Has the guest use memory that is plugged in, in a way that lets most of it
+/// go again; not all distributions do so by themselves (Linux,
+/// admin-guide/mm/memory-hotplug.rst).
+fn online_new_memory(command_line: &mut CommandLine) {
+    let own = |text: &String| text.contains("memhp_default_state=");
+    if !command_line
+        .more
+        .iter()
+        .chain(&command_line.instead)
+        .any(own)
+    {
+        let words = "memhp_default_state=online memory_hotplug.online_policy=auto-movable";
+        command_line.more.insert(0, words.to_owned());
+    }
+}
+
 fn sandbox(args: &MachineArgs, accel: Accel, messages: &Messages) -> bool {
     if args.no_sandbox && accel == Accel::Kvm {
         messages.warn("--no-sandbox: the process that runs the guest is not confined");
@@ -331,6 +369,7 @@ struct Described {
 
 fn describe(
     args: &RunArgs,
+    backing: &[PathBuf],
     ready: &Ready,
     known: Option<Spec>,
     messages: &Messages,
@@ -357,7 +396,7 @@ fn describe(
     if commands::is_disk(target) {
         refuse(&args.root, "this is a disk already, not an image")?;
         // What is wrong with it is said before there is a machine.
-        reader::open_disk(target)?;
+        block::open_base(target, backing)?;
         return Ok(Described {
             root: root(
                 Base::File(fs::canonicalize(target)?),

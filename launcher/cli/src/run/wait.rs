@@ -1,34 +1,70 @@
 //! Waiting until a guest has booted.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use serde::Serialize;
+use serde_json::Value;
 
-use crate::commands::ssh::client;
+use crate::commands::ssh;
 use crate::interrupt::Interrupt;
+use crate::vms::client;
 use crate::vms::events::{Event, Receiver};
 use crate::vms::place::Place;
+use crate::vms::reach::Connection;
 use crate::vms::spec::Ssh;
-
-/// How long one attempt to reach the guest may take.
-const ATTEMPT: Duration = Duration::from_secs(10);
 
 /// How long to leave the guest alone between attempts.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// When a guest had come how far, in milliseconds since it was started.
-#[derive(Debug, Default, Clone, Copy, Serialize)]
+#[derive(Debug, Default, Clone, Serialize)]
 pub(crate) struct Booted {
     /// Its ssh server says hello.
     pub ssh_ms: f64,
     /// Its service manager has nothing more to start.
     pub ready_ms: f64,
+    /// When each stage was reached, since the command was started.
+    pub stages_ms: BTreeMap<String, f64>,
+}
+
+impl Booted {
+    /// Adds what the machine's process knows. The guest was started `started`
+    /// after this command, and the process `launched` after it.
+    pub(crate) fn add_stages(&mut self, place: &Place, launched: Duration, started: Duration) {
+        let millis = |time: Duration| time.as_secs_f64() * 1e3;
+        let state = client::request(place, "GET", "/v1/vm", None);
+        let state = state.and_then(|text| Ok(serde_json::from_str::<Value>(&text)?));
+        let stages = state.ok().and_then(|mut state| {
+            let stages = state.get_mut("stages_ms").map(Value::take)?;
+            serde_json::from_value::<BTreeMap<String, f64>>(stages).ok()
+        });
+        // Without them, what is known here is still worth saying.
+        for (stage, time) in stages.unwrap_or_default() {
+            self.stages_ms.insert(stage, millis(launched) + time);
+        }
+        self.stages_ms
+            .insert("planned".to_owned(), millis(launched));
+        self.stages_ms
+            .insert("ssh".to_owned(), millis(started) + self.ssh_ms);
+        let booted = millis(started) + self.ready_ms;
+        self.stages_ms.entry("ready".to_owned()).or_insert(booted);
+    }
+
+    /// The stages, in the order in which they were reached.
+    pub(crate) fn stages(&self) -> String {
+        let mut stages: Vec<_> = self.stages_ms.iter().collect();
+        stages.sort_by(|a, b| a.1.total_cmp(b.1));
+        let stages = stages.into_iter().map(|(stage, time)| match *time {
+            ms if ms < 1e3 => format!("{stage} {ms:.0} ms"),
+            ms => format!("{stage} {:.1} s", ms / 1e3),
+        });
+        stages.collect::<Vec<_>>().join(", ").replace('_', " ")
+    }
 }
 
 /// Waits until the guest has booted: its ssh server answers, and systemd has
@@ -77,7 +113,10 @@ pub(crate) fn until_booted(
     let millis = || since.elapsed().as_secs_f64() * 1e3;
     let mut booted = Booted::default();
     let mut said = false;
-    while hello(ssh.port).is_err() {
+    while Connection::open(place, ssh)
+        .and_then(Connection::hello)
+        .is_err()
+    {
         said |= go_on()?;
     }
     booted.ssh_ms = millis();
@@ -100,25 +139,10 @@ impl fmt::Display for TimeUp {
 
 impl std::error::Error for TimeUp {}
 
-/// Reads the greeting of an ssh server (RFC 4253, 4.2). passt takes the
-/// connection before the guest does, so that it is taken says nothing.
-fn hello(port: u16) -> anyhow::Result<()> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut stream = TcpStream::connect_timeout(&address, ATTEMPT)?;
-    stream.set_read_timeout(Some(ATTEMPT))?;
-    stream.write_all(b"SSH-2.0-bootwright\r\n")?;
-    let mut greeting = [0; 4];
-    stream.read_exact(&mut greeting)?;
-    match &greeting {
-        b"SSH-" => Ok(()),
-        _ => bail!("no ssh server"),
-    }
-}
-
 /// Whether the guest's service manager has started everything. Where it is
 /// none that can be asked, that somebody may log in must do.
-fn settled(place: &Place, ssh: &Ssh) -> anyhow::Result<bool> {
-    let mut command = client(place, ssh, "ssh", "-p");
+fn settled(place: &Place, access: &Ssh) -> anyhow::Result<bool> {
+    let mut command = ssh::client(place, access, "ssh", "-p");
     let ask = "command -v systemctl >/dev/null || exit 0; \
                systemctl is-system-running --wait >/dev/null; exit 0";
     let status = command
@@ -136,4 +160,26 @@ fn settled(place: &Place, ssh: &Ssh) -> anyhow::Result<bool> {
         .status()
         .context("cannot run ssh (Debian, Ubuntu: openssh-client)")?;
     Ok(status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_are_told_in_their_order() {
+        let stages = [
+            ("ready", 2345.0),
+            ("planned", 12.4),
+            ("kernel_loaded", 30.0),
+        ];
+        let booted = Booted {
+            stages_ms: stages.map(|(s, ms)| (s.to_owned(), ms)).into(),
+            ..Booted::default()
+        };
+        assert_eq!(
+            booted.stages(),
+            "planned 12 ms, kernel loaded 30 ms, ready 2.3 s"
+        );
+    }
 }

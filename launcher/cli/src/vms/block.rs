@@ -15,13 +15,13 @@ use bootwright_disk::nbd::WriteAt;
 use bootwright_disk::reader::{self, DiskFormat, Run as ReaderRun};
 use bootwright_disk::{PlanBuilder, ReadAt};
 use bootwright_vmm::block::{
-    self, Backend, BaseId, FileRun, HostFile, Limits, Overlay, PlanDisk, Qcow2Disk, RawDisk, Run,
+    self, Backend, BaseId, FileRun, HostFile, Limits, Overlay, PlanDisk, RawDisk, Run,
 };
 use bytes::Bytes;
 
 use super::place::Place;
 use super::spec::{self, Base, Writes};
-use super::stored_plan;
+use super::{qcow2, stored_plan};
 
 /// The file of what a guest has written.
 const OVERLAY: &str = "root.overlay";
@@ -184,8 +184,12 @@ pub(crate) struct Opened {
     pub folders: Vec<PathBuf>,
 }
 
-/// Opens a disk of the machine in `place`.
-pub(crate) fn open(disk: &spec::Disk, place: &Place) -> anyhow::Result<Opened> {
+/// Opens a disk of the machine in `place`; `backing` as for [`open_base`].
+pub(crate) fn open(
+    disk: &spec::Disk,
+    backing: &[PathBuf],
+    place: &Place,
+) -> anyhow::Result<Opened> {
     let opened = |backend: Arc<dyn Backend>, fresh, folders| Opened {
         disk: backend,
         serial: disk.serial.clone(),
@@ -193,7 +197,11 @@ pub(crate) fn open(disk: &spec::Disk, place: &Place) -> anyhow::Result<Opened> {
         folders,
     };
     if disk.writes == Writes::Through {
-        return Ok(opened(open_to_write(&disk.base)?, false, Vec::new()));
+        return Ok(opened(
+            open_to_write(&disk.base, backing)?,
+            false,
+            Vec::new(),
+        ));
     }
     let mut folders = Vec::new();
     let (base, id): (Arc<dyn Backend>, BaseId) = match &disk.base {
@@ -205,7 +213,7 @@ pub(crate) fn open(disk: &spec::Disk, place: &Place) -> anyhow::Result<Opened> {
             folders = disk.folders();
             (Arc::new(disk), id)
         }
-        Base::File(path) => open_base(path)?,
+        Base::File(path) => open_base(path, backing)?,
         Base::Raw(path) => {
             let raw = RawDisk::open(path, true)?;
             let id = raw.identity();
@@ -241,18 +249,24 @@ pub(crate) fn open(disk: &spec::Disk, place: &Place) -> anyhow::Result<Opened> {
     Ok(opened(Arc::new(overlay), fresh, folders))
 }
 
-fn open_base(path: &Path) -> anyhow::Result<(Arc<dyn Backend>, BaseId)> {
+/// Opens a disk file that is not written, of whatever format; `backing` are the
+/// files that a qcow2 may lie over.
+pub(crate) fn open_base(
+    path: &Path,
+    backing: &[PathBuf],
+) -> anyhow::Result<(Arc<dyn Backend>, BaseId)> {
     // Whatever the format, the file is locked as a raw one is.
     let raw = RawDisk::open(path, true)?;
     let id = raw
         .identity()
         .with_context(|| format!("cannot read {}", path.display()))?;
-    let disk = reader::open_disk(path)?;
-    match disk.format() {
-        DiskFormat::Raw => return Ok((Arc::new(raw), id)),
+    if qcow2::is_qcow2(path)? {
         // Both hold the same lock, which readers share.
-        DiskFormat::Qcow2 => return Ok((Arc::new(Qcow2Disk::open(path, true, None)?), id)),
-        _ => {}
+        return Ok((Arc::new(qcow2::open(path, true, backing)?), id));
+    }
+    let disk = reader::open_disk(path)?;
+    if disk.format() == DiskFormat::Raw {
+        return Ok((Arc::new(raw), id));
     }
     let base = FileBase {
         disk,
@@ -262,16 +276,18 @@ fn open_base(path: &Path) -> anyhow::Result<(Arc<dyn Backend>, BaseId)> {
     Ok((Arc::new(base), id))
 }
 
-/// Opens what the guest itself writes to.
-fn open_to_write(base: &Base) -> anyhow::Result<Arc<dyn Backend>> {
+/// Opens what the guest itself writes to; `backing` as for [`open_base`].
+fn open_to_write(base: &Base, backing: &[PathBuf]) -> anyhow::Result<Arc<dyn Backend>> {
     let path = match base {
         Base::Raw(path) => return Ok(Arc::new(RawDisk::open(path, false)?)),
         Base::File(path) => path,
         Base::Plan(_) | Base::Nothing => bail!("there is no file to write to"),
     };
+    if qcow2::is_qcow2(path)? {
+        return Ok(Arc::new(qcow2::open(path, false, backing)?));
+    }
     match reader::open_disk(path)?.format() {
         DiskFormat::Raw => Ok(Arc::new(RawDisk::open(path, false)?)),
-        DiskFormat::Qcow2 => Ok(Arc::new(Qcow2Disk::open(path, false, None)?)),
         other => bail!(
             "--disk {}: {} disks can only be read; add :ro, or convert it to raw or qcow2",
             path.display(),
@@ -293,7 +309,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("base.raw");
         fs::write(&path, vec![3; 1 << 20]).unwrap();
-        let (base, _) = open_base(&path).unwrap();
+        let (base, _) = open_base(&path, &[]).unwrap();
         let disk = Disk(Arc::new(Overlay::ephemeral(None, base, 4 << 20).unwrap()));
         disk.write_all_at(4096, &[9; 512]).unwrap();
         disk.write_zeroes(8192..16_384, true).unwrap();
@@ -325,23 +341,23 @@ mod tests {
             size: None,
             writes: Writes::Through,
         };
-        let opened = open(&disk, &place).unwrap();
+        let opened = open(&disk, &[], &place).unwrap();
         let view = Disk(opened.disk);
         view.write_all_at(4096, &[7; 512]).unwrap();
         view.flush().unwrap();
         drop(view);
         assert!(fs::read(&path).unwrap()[4096..4608].iter().all(|b| *b == 7));
         disk.writes = Writes::Dropped;
-        let view = Disk(open(&disk, &place).unwrap().disk);
+        let view = Disk(open(&disk, &[], &place).unwrap().disk);
         view.write_all_at(4096, &[8; 512]).unwrap();
         assert_eq!(fs::read(&path).unwrap()[4096], 7);
         disk.base = Base::Nothing;
         disk.size = Some(1 << 30);
-        let view = Disk(open(&disk, &place).unwrap().disk);
+        let view = Disk(open(&disk, &[], &place).unwrap().disk);
         assert_eq!(view.size(), 1 << 30);
         assert_eq!(view.next_data(0).unwrap(), None);
         disk.writes = Writes::Through;
-        assert!(open(&disk, &place).is_err());
+        assert!(open(&disk, &[], &place).is_err());
     }
 
     #[test]
@@ -360,7 +376,7 @@ mod tests {
                 size: None,
                 writes,
             };
-            open(&disk, &place)
+            open(&disk, &[], &place)
         };
         let first = open(Writes::Through).unwrap();
         for writes in [Writes::Through, Writes::Refused] {

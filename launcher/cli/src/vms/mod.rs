@@ -16,6 +16,8 @@ pub(crate) mod kernel;
 pub(crate) mod network;
 pub(crate) mod place;
 pub(crate) mod process;
+pub(crate) mod qcow2;
+pub(crate) mod reach;
 pub(crate) mod seed;
 pub(crate) mod spec;
 pub(crate) mod stored_plan;

@@ -6,6 +6,7 @@
 //! a folder without a lock is that of a machine that does not run; of those,
 //! the ephemeral ones have been killed, and their folders are cleared away.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -18,7 +19,7 @@ use super::spec::Spec;
 /// The longest path of a socket (`sun_path` of sockaddr_un(7)), and the
 /// longest name in a machine's folder for them.
 const MAX_SOCKET: usize = 107;
-const LONGEST_NAME: &str = "/console.sock";
+const LONGEST_NAME: &str = "/vsock.sock_4294967295";
 
 /// Where this user's machines are kept.
 #[derive(Debug, Clone)]
@@ -111,6 +112,17 @@ impl Places {
 }
 
 impl Place {
+    /// The machine's name.
+    pub(crate) fn name(&self) -> &OsStr {
+        self.state.file_name().unwrap_or_default()
+    }
+
+    /// The socket that leads to ports of the guest, where it has a socket
+    /// device.
+    pub(crate) fn vsock(&self) -> PathBuf {
+        self.runtime.join("vsock.sock")
+    }
+
     /// Makes the folders and takes the lock; `None` if the machine runs.
     pub(crate) fn make(&self) -> anyhow::Result<Option<Lock>> {
         if self.runtime.as_os_str().len() + LONGEST_NAME.len() > MAX_SOCKET {

@@ -34,10 +34,16 @@ pub(crate) struct Spec {
     pub max_cpus: u8,
     /// Memory in bytes.
     pub memory: u64,
+    /// Memory in bytes that it can be given later; less than it has means no more.
+    #[serde(default)]
+    pub max_memory: u64,
     /// Whether its memory is the host's huge pages.
     pub huge_pages: bool,
     /// Its disks; it boots from the first.
     pub disks: Vec<Disk>,
+    /// Files that its qcow2 disks may lie over.
+    #[serde(default)]
+    pub backing: Vec<PathBuf>,
     /// What its interface leads to.
     pub network: Network,
     /// Its interface's hardware address.

@@ -34,6 +34,9 @@ pub(super) fn restrict(files: &Files) -> Result<(), SandboxError> {
     for path in &files.write {
         rules = allow(rules, path, write)?;
     }
+    for path in &files.emptied {
+        rules = allow(rules, path, AccessFs::RemoveDir.into())?;
+    }
     rules.restrict_self().map_err(|e| failed(&e))?;
     Ok(())
 }

@@ -54,6 +54,8 @@ pub struct Files {
     pub read: Vec<PathBuf>,
     /// Read, written, made and removed; folders with all below them.
     pub write: Vec<PathBuf>,
+    /// Folders in which empty folders can be removed.
+    pub emptied: Vec<PathBuf>,
 }
 
 /// Confines the calling thread to what a virtual processor does: running the

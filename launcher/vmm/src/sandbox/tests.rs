@@ -176,6 +176,7 @@ fn control_reaches_its_own_files_only() {
         let files = Files {
             read: vec![at("read"), at("missing")],
             write: vec![at("write")],
+            ..Files::default()
         };
         control_thread(&files).unwrap();
         let denied = |result: io::Result<()>| {
@@ -218,7 +219,7 @@ fn a_confined_thread_has_no_capabilities_and_gains_none() {
         privileges::drop_all().unwrap();
         files::restrict(&Files {
             read: vec!["/proc".into()],
-            write: Vec::new(),
+            ..Files::default()
         })
         .unwrap();
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();

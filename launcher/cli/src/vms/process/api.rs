@@ -17,6 +17,7 @@ use anyhow::Context as _;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::confinement::Confinement;
 use super::control::Control;
 
 /// Longest head of a request, and longest body, in bytes.
@@ -33,12 +34,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_CLIENTS: usize = 32;
 
 /// Serves the API of the machine behind `control` at `socket`.
-pub(super) fn serve(socket: &Path, control: Arc<Control>) -> anyhow::Result<()> {
+pub(super) fn serve(
+    socket: &Path,
+    control: Arc<Control>,
+    confinement: Confinement,
+) -> anyhow::Result<()> {
     let _ = fs::remove_file(socket);
     let listener = UnixListener::bind(socket)
         .with_context(|| format!("cannot listen at {}", socket.display()))?;
     let clients = Arc::new(AtomicUsize::new(0));
     thread::Builder::new().name("api".into()).spawn(move || {
+        confinement.enter();
         for stream in listener.incoming().flatten() {
             if clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS {
                 clients.fetch_sub(1, Ordering::Relaxed);
@@ -106,9 +112,18 @@ impl Answer {
 fn talk(stream: &UnixStream, control: &Control) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let answer = match receive(stream) {
+    let mut stream = stream;
+    match respond(stream, control) {
+        Some(bytes) => stream.write_all(&bytes),
+        None => Ok(()),
+    }
+}
+
+/// What a client gets that sends `input`: nothing if it sends nothing.
+fn respond(input: impl io::Read, control: &Control) -> Option<Vec<u8>> {
+    let answer = match receive(input) {
         Ok(Some(request)) => answer(&request, control),
-        Ok(None) => return Ok(()),
+        Ok(None) => return None,
         Err(answer) => *answer,
     };
     let mut head = String::new();
@@ -124,9 +139,17 @@ fn talk(stream: &UnixStream, control: &Control) -> io::Result<()> {
         let _ = write!(head, "Content-Length: {}\r\n", answer.body.len());
     }
     head.push_str("\r\n");
-    let mut stream = stream;
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(answer.body.as_bytes())
+    head.push_str(&answer.body);
+    Some(head.into_bytes())
+}
+
+/// What a client gets that sends `input` to a machine whose guest does all that
+/// it is asked for: for the fuzz target.
+#[cfg(feature = "fuzzing")]
+pub fn fuzzed(input: &[u8]) -> Option<Vec<u8>> {
+    let control = Control::default();
+    control.set_guest(Arc::new(super::obedient::Obedient::default()));
+    respond(input, &control)
 }
 
 fn reason(status: u16) -> &'static str {
@@ -208,6 +231,8 @@ fn head(bytes: &[u8]) -> Result<Option<(Request, usize, usize)>, String> {
 #[serde(deny_unknown_fields)]
 struct Change {
     cpus: Option<u8>,
+    /// In bytes.
+    memory: Option<u64>,
 }
 
 fn answer(request: &Request, control: &Control) -> Answer {
@@ -217,10 +242,16 @@ fn answer(request: &Request, control: &Control) -> Answer {
             Err(error) => Answer::error(409, &crate::explained(&error)),
         },
         ("PATCH", "/v1/vm") => match serde_json::from_slice::<Change>(&request.body) {
-            Ok(Change { cpus: Some(cpus) }) => {
-                Answer::done(control.with_guest(|guest| guest.set_cpus(cpus)))
-            }
-            Ok(Change { cpus: None }) => Answer::error(400, "nothing is to change"),
+            Ok(Change {
+                cpus: None,
+                memory: None,
+            }) => Answer::error(400, "nothing is to change"),
+            Ok(change) => Answer::done(control.with_guest(|guest| {
+                if let Some(memory) = change.memory {
+                    guest.set_memory(memory)?;
+                }
+                change.cpus.map_or(Ok(()), |cpus| guest.set_cpus(cpus))
+            })),
             Err(error) => Answer::error(400, &error.to_string()),
         },
         ("POST", "/v1/vm/power-button") => {
@@ -255,7 +286,39 @@ fn answer(request: &Request, control: &Control) -> Answer {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use super::super::obedient::Obedient;
     use super::*;
+
+    #[test]
+    fn what_is_asked_for_is_done_to_the_guest() {
+        let guest = Arc::new(Obedient::default());
+        let control = Control::default();
+        control.set_guest(Arc::clone(&guest) as Arc<dyn super::super::control::Guest>);
+        let change = |body: &str| {
+            let length = body.len();
+            format!("PATCH /v1/vm HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}")
+        };
+        for (request, expect) in [
+            (change(r#"{"cpus":3}"#), (3, 0)),
+            (change(r#"{"memory":4096}"#), (3, 4096)),
+            (change(r#"{"cpus":1,"memory":8192}"#), (1, 8192)),
+        ] {
+            let answer = respond(request.as_bytes(), &control).unwrap();
+            let answer = String::from_utf8(answer).unwrap();
+            assert!(
+                answer.starts_with("HTTP/1.1 204 No Content\r\n"),
+                "{answer}"
+            );
+            assert!(!answer.contains("Content-Length"), "{answer}");
+            assert_eq!(guest.has(), expect, "{request}");
+        }
+        let answer = respond(&b"GET /metrics HTTP/1.1\r\n\r\n"[..], &control).unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(
+            answer.contains("\nbootwright_memory_bytes 8192\n"),
+            "{answer}"
+        );
+    }
 
     fn status(request: &[u8]) -> u16 {
         match receive(request) {
@@ -281,6 +344,14 @@ mod tests {
             (
                 "PATCH /v1/vm HTTP/1.1\r\nContent-Length: 10\r\n\r\n{\"cpux\":2}",
                 400,
+            ),
+            (
+                "PATCH /v1/vm HTTP/1.1\r\nContent-Length: 13\r\n\r\n{\"memory\":-1}",
+                400,
+            ),
+            (
+                "PATCH /v1/vm HTTP/1.1\r\nContent-Length: 12\r\n\r\n{\"memory\":1}",
+                409,
             ),
             ("PATCH /v1/vm HTTP/1.1\r\nContent-Length: 99\r\n\r\n{}", 400),
             (

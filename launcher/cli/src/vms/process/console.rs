@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::confinement::Confinement;
+
 /// What is shown to those who connect, in bytes.
 const HISTORY: usize = 64 << 10;
 
@@ -111,21 +113,29 @@ impl Write for Output {
 
 impl Console {
     /// A console that listens at `socket` and keeps its log at `log`.
-    pub(super) fn start(socket: &Path, log: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        socket: &Path,
+        log: &Path,
+        confinement: &Confinement,
+    ) -> anyhow::Result<Self> {
         let _ = fs::remove_file(socket);
         let listener = UnixListener::bind(socket)
             .with_context(|| format!("cannot listen at {}", socket.display()))?;
         let log = Log::open(log).with_context(|| format!("cannot write {}", log.display()))?;
         let shared = Arc::new(Shared::default());
-        let for_thread = Arc::clone(&shared);
+        let (for_thread, confined) = (Arc::clone(&shared), confinement.clone());
         let thread = thread::Builder::new()
             .name("console".into())
-            .spawn(move || hand_on(&for_thread, log))?;
-        let for_clients = Arc::clone(&shared);
+            .spawn(move || {
+                confined.enter();
+                hand_on(&for_thread, log);
+            })?;
+        let (for_clients, confined) = (Arc::clone(&shared), confinement.clone());
         // Waits in accept until the process ends.
         thread::Builder::new()
             .name("console-accept".into())
             .spawn(move || {
+                confined.enter();
                 for stream in listener.incoming().flatten() {
                     if let Err(error) = welcome(&for_clients, stream) {
                         eprintln!("console: {error}");
@@ -275,7 +285,7 @@ mod tests {
     fn who_comes_late_sees_what_was_said_and_everyone_is_heard() {
         let dir = tempfile::tempdir().unwrap();
         let (socket, log) = (dir.path().join("c.sock"), dir.path().join("console.log"));
-        let console = Console::start(&socket, &log).unwrap();
+        let console = Console::start(&socket, &log, &Confinement::none()).unwrap();
         let (sender, typed) = mpsc::channel();
         console.set_input(Box::new(move |bytes| sender.send(bytes.to_vec()).unwrap()));
         let mut early = UnixStream::connect(&socket).unwrap();

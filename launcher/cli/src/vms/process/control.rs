@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Write as _};
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,10 @@ pub(super) trait Guest: Debug + Send + Sync {
     fn resume(&self) -> anyhow::Result<()>;
     /// Gives it so many processors.
     fn set_cpus(&self, count: u8) -> anyhow::Result<()>;
+    /// Has it go for so many bytes of memory.
+    fn set_memory(&self, bytes: u64) -> anyhow::Result<()>;
+    /// How many bytes of memory it has come to.
+    fn memory(&self) -> anyhow::Result<u64>;
     /// What it is doing, and how many processors it has.
     fn status(&self) -> anyhow::Result<(Status, u8)>;
     /// How long its stages took since it was made, where that is known.
@@ -81,6 +87,8 @@ pub(super) struct Control {
     since: Instant,
     spec: Option<Spec>,
     state: Mutex<State>,
+    /// What the kernel says of this process: opened before the sandbox closes.
+    process: Option<File>,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +108,7 @@ impl Default for Control {
             since: Instant::now(),
             spec: None,
             state: Mutex::default(),
+            process: File::open("/proc/self/status").ok(),
         }
     }
 }
@@ -193,6 +202,7 @@ impl Control {
             Status::Paused => "paused",
             Status::Stopped => "stopped",
         };
+        let memory = self.with_guest(|guest| guest.memory())?;
         let spec = self.spec.as_ref().context("no machine")?;
         Ok(json!({
             "name": spec.name,
@@ -200,7 +210,8 @@ impl Control {
             "accel": spec.accel,
             "cpus": cpus,
             "max_cpus": spec.max_cpus,
-            "memory": spec.memory,
+            "memory": memory,
+            "max_memory": spec.max_memory.max(spec.memory),
             "pid": std::process::id(),
             "uptime_seconds": self.since.elapsed().as_secs_f64(),
             "stages_ms": self.stages(),
@@ -212,11 +223,13 @@ impl Control {
         let mut metrics = self.with_guest(|guest| guest.metrics())?;
         let (_, cpus) = self.with_guest(|guest| guest.status())?;
         metrics.push(Metric::gauge("cpus", f64::from(cpus)));
+        let memory = self.with_guest(|guest| guest.memory())?;
+        metrics.push(Metric::gauge("memory_bytes", memory as f64));
         metrics.push(Metric::gauge(
             "uptime_seconds",
             self.since.elapsed().as_secs_f64(),
         ));
-        if let Some(bytes) = own_memory() {
+        if let Some(bytes) = self.process.as_ref().and_then(own_memory) {
             metrics.push(Metric::gauge("process_memory_bytes", bytes as f64));
         }
         for (stage, millis) in self.stages() {
@@ -233,8 +246,10 @@ impl Control {
 
 /// Memory of this process without the guest's, which is shared with nobody
 /// but counted as shared memory.
-fn own_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+fn own_memory(status: &File) -> Option<u64> {
+    let mut bytes = [0; 4096];
+    let len = status.read_at(&mut bytes, 0).ok()?;
+    let status = std::str::from_utf8(bytes.get(..len)?).ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)

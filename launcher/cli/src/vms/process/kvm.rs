@@ -1,6 +1,7 @@
 //! A machine in our own monitor.
 
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -8,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bootwright_vmm::boot::{BootSource, KernelCache};
-use bootwright_vmm::memory::MemoryConfig;
 use bootwright_vmm::sandbox;
 use bootwright_vmm::smbios::Smbios;
 use bootwright_vmm::virtio::Stats;
@@ -20,6 +20,7 @@ use bootwright_vmm::virtio::vsock::{self, Vsock};
 use bootwright_vmm::vm::{self, Config, Exit, Handle, Parts, Vm};
 
 use super::control::{Control, Guest, Metric, Status};
+use super::memory::{self, Memory};
 use super::{Prepared, Teller, passt, ready};
 use crate::vms::block::{Disk, Opened};
 use crate::vms::events::Event;
@@ -28,9 +29,6 @@ use crate::vms::kernel::Payload;
 use crate::vms::network::Network;
 use crate::vms::place::Place;
 use crate::vms::spec::Spec;
-
-/// What memory comes in.
-const MEMORY_UNIT: u64 = 2 << 20;
 
 /// How long typing waits for the guest to read before more is said about it.
 const TYPING: Duration = Duration::from_millis(500);
@@ -49,6 +47,7 @@ const CID: u32 = 3;
 struct Running {
     handle: Handle,
     counters: Counters,
+    memory: Memory,
 }
 
 /// What devices count.
@@ -77,6 +76,14 @@ impl Guest for Running {
 
     fn set_cpus(&self, count: u8) -> anyhow::Result<()> {
         Ok(self.handle.set_cpus(count)?)
+    }
+
+    fn set_memory(&self, bytes: u64) -> anyhow::Result<()> {
+        self.memory.set(bytes)
+    }
+
+    fn memory(&self) -> anyhow::Result<u64> {
+        Ok(self.memory.now())
     }
 
     fn status(&self) -> anyhow::Result<(Status, u8)> {
@@ -128,6 +135,7 @@ impl Guest for Running {
                 metrics.push(Metric::counter(name, ("disk", disk), value));
             }
         }
+        metrics.extend(self.memory.metrics());
         if let Some(net) = &self.counters.net {
             for (name, direction, counter) in [
                 ("net_frames_total", "from_guest", &net.from_guest),
@@ -159,18 +167,16 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
         payload,
         console,
         control,
+        confinement,
         place,
     } = machine;
+    let cache = kernel_cache();
     let config = Config {
         cpus: spec.cpus,
         max_cpus: spec.max_cpus,
-        memory: MemoryConfig {
-            size: spec.memory.next_multiple_of(MEMORY_UNIT),
-            hotplug: 0,
-            huge_pages: spec.huge_pages,
-        },
+        memory: memory::config(&spec),
         boot: source(payload),
-        kernel_cache: kernel_cache(),
+        kernel_cache: cache.clone().map(KernelCache::new),
         smbios: Smbios {
             uuid: spec.uuid.into_bytes(),
             serial: spec.serial.clone(),
@@ -198,17 +204,25 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
     if spec.vsock {
         devices.push(Box::new(sockets(&spec, &place, &control, teller)?));
     }
+    let on_start = sandbox::for_devices(spec.sandbox, sandbox::Files::default());
+    let memory = Memory::new(&config.memory, &on_start, &mut devices)?;
     let parts = Parts {
         devices,
         serial: Box::new(console.output()),
     };
+    // All that takes more is done: devices have their rings and helpers run.
+    confinement.enter_main(&spec, &disks, cache)?;
     let mut vm = Vm::new(config, parts)?;
     if spec.paused {
         vm.hold();
     }
     let handle = vm.handle();
     console.set_input(typist(handle.clone())?);
-    control.set_guest(Arc::new(Running { handle, counters }));
+    control.set_guest(Arc::new(Running {
+        handle,
+        counters,
+        memory,
+    }));
     teller.tell(&Event::Started);
     let end = match until_the_end(&mut vm, &spec, &disks) {
         Ok(exit) => exit.into(),
@@ -227,7 +241,7 @@ fn sockets(
     control: &Arc<Control>,
     teller: &Teller,
 ) -> anyhow::Result<Vsock> {
-    let path = place.runtime.join("vsock.sock");
+    let path = place.vsock();
     let listener = ready::listener(&vsock::port_path(&path, ready::PORT))?;
     ready::listen(listener, ready::teller(control, teller))?;
     // Sockets are no files to Landlock: those of this machine stay in reach.
@@ -268,7 +282,7 @@ fn devices(
     for (n, disk) in disks.iter().enumerate() {
         let reads = sandbox::Files {
             read: disk.folders.clone(),
-            write: Vec::new(),
+            ..sandbox::Files::default()
         };
         let confine = sandbox::for_devices(spec.sandbox, reads);
         let options = BlockOptions {
@@ -311,13 +325,16 @@ fn peer(
     }
 }
 
-/// Where decompressed kernels are kept.
-fn kernel_cache() -> Option<KernelCache> {
-    let dir = |name| std::env::var_os(name).map(std::path::PathBuf::from);
+/// The folder in which decompressed kernels are kept; none if it cannot be made.
+fn kernel_cache() -> Option<PathBuf> {
+    let dir = |name| std::env::var_os(name).map(PathBuf::from);
     let cache = dir("XDG_CACHE_HOME")
         .filter(|path| path.is_absolute())
         .or_else(|| dir("HOME").map(|home| home.join(".cache")))?;
-    Some(KernelCache::new(cache.join("bootwright/kernels")))
+    let cache = cache.join("bootwright/kernels");
+    // The sandbox lets one into folders that are there.
+    std::fs::create_dir_all(&cache).ok()?;
+    Some(cache)
 }
 
 /// Types on the serial port what is sent to it, as fast as the guest reads.

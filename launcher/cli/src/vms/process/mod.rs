@@ -6,12 +6,17 @@
 //! the word to start, runs the guest, and clears up.
 
 mod api;
+mod confinement;
 mod console;
 mod control;
 mod kvm;
+mod memory;
 mod nbd;
+#[cfg(any(test, feature = "fuzzing"))]
+mod obedient;
 pub(crate) mod passt;
 mod qemu;
+mod qemu_memory;
 mod qmp;
 mod ready;
 
@@ -26,6 +31,7 @@ use std::thread;
 use anyhow::Context as _;
 use signal_hook::consts::{SIGHUP, SIGTERM};
 
+use self::confinement::Confinement;
 use self::console::Console;
 use self::control::Control;
 use super::block::{self, Opened};
@@ -34,6 +40,9 @@ use super::exit::End;
 use super::kernel::Payload;
 use super::place::{Place, Places};
 use super::spec::{Accel, Spec};
+
+#[cfg(feature = "fuzzing")]
+pub use self::api::fuzzed as control_api;
 
 /// Least memory that a machine is given, in bytes.
 const LEAST_MEMORY: u64 = 64 << 20;
@@ -47,6 +56,7 @@ pub(crate) struct Prepared {
     payload: Payload,
     console: Console,
     control: Arc<Control>,
+    confinement: Confinement,
 }
 
 /// Tells the command that started this process, while there is one.
@@ -133,7 +143,8 @@ fn prepare(
     receiver: Receiver,
 ) -> anyhow::Result<Prepared> {
     raise_limit();
-    let disks = spec.disks.iter().map(|disk| block::open(disk, &place));
+    let disks = spec.disks.iter();
+    let disks = disks.map(|disk| block::open(disk, &spec.backing, &place));
     let disks = disks.collect::<anyhow::Result<Vec<_>>>()?;
     let root = disks.first().context("the machine has no disk")?;
     let disk = Arc::new(block::Disk(Arc::clone(&root.disk)));
@@ -146,14 +157,17 @@ fn prepare(
             crate::args::ByteSize(least.next_multiple_of(1 << 20))
         );
     }
+    let confinement = Confinement::of(&spec, &place);
     let console = Console::start(
         &place.runtime.join("console.sock"),
         &place.state.join("console.log"),
+        &confinement,
     )?;
     let control = Arc::new(Control::new(&spec));
-    api::serve(&place.runtime.join("control.sock"), Arc::clone(&control))?;
-    let start = listen(receiver, Arc::clone(&control))?;
-    on_signals(Arc::clone(&control))?;
+    let socket = place.runtime.join("control.sock");
+    api::serve(&socket, Arc::clone(&control), confinement.clone())?;
+    let start = listen(receiver, Arc::clone(&control), confinement.clone())?;
+    on_signals(Arc::clone(&control), confinement.clone())?;
     teller.tell(&Event::Prepared);
     start
         .recv()
@@ -165,14 +179,20 @@ fn prepare(
         payload,
         console,
         control,
+        confinement,
     })
 }
 
 /// Does what the command that started this process says; when it is gone, so
 /// is the machine, unless the command said otherwise.
-fn listen(mut receiver: Receiver, control: Arc<Control>) -> io::Result<mpsc::Receiver<()>> {
+fn listen(
+    mut receiver: Receiver,
+    control: Arc<Control>,
+    confinement: Confinement,
+) -> io::Result<mpsc::Receiver<()>> {
     let (start, started) = mpsc::channel();
     thread::Builder::new().name("link".into()).spawn(move || {
+        confinement.enter();
         let mut detached = false;
         while let Ok(Some(command)) = receiver.next::<Command>() {
             match command {
@@ -192,7 +212,7 @@ fn listen(mut receiver: Receiver, control: Arc<Control>) -> io::Result<mpsc::Rec
 
 /// A signal that asks the process to end presses the power button; the next
 /// one ends it.
-fn on_signals(control: Arc<Control>) -> io::Result<()> {
+fn on_signals(control: Arc<Control>, confinement: Confinement) -> io::Result<()> {
     let (mut reader, writer) = UnixStream::pair()?;
     for signal in [SIGTERM, SIGHUP] {
         signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
@@ -200,6 +220,7 @@ fn on_signals(control: Arc<Control>) -> io::Result<()> {
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
+            confinement.enter();
             while io::Read::read_exact(&mut reader, &mut [0]).is_ok() {
                 control.power_button();
             }

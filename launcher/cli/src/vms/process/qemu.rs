@@ -19,6 +19,7 @@ use bootwright_vmm::boot::Blob;
 use serde_json::{Value, json};
 
 use super::control::{Guest, Metric, Status};
+use super::qemu_memory::Memory;
 use super::qmp::Qmp;
 use super::{Prepared, Teller, nbd, passt, ready};
 use crate::vms::accel::{QEMU, find_program};
@@ -41,6 +42,7 @@ struct Running {
     qmp: Arc<Qmp>,
     /// The serial numbers of its disks.
     disks: Vec<String>,
+    memory: Memory,
 }
 
 impl Guest for Running {
@@ -62,6 +64,14 @@ impl Guest for Running {
 
     fn set_cpus(&self, _count: u8) -> anyhow::Result<()> {
         bail!("an emulated machine keeps the processors that it has; this needs --accel kvm")
+    }
+
+    fn set_memory(&self, bytes: u64) -> anyhow::Result<()> {
+        self.memory.set(&self.qmp, bytes)
+    }
+
+    fn memory(&self) -> anyhow::Result<u64> {
+        self.memory.now(&self.qmp)
     }
 
     fn status(&self) -> anyhow::Result<(Status, u8)> {
@@ -146,6 +156,7 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
     machine.control.set_guest(Arc::new(Running {
         qmp: Arc::clone(&qmp),
         disks: machine.disks.iter().map(|d| d.serial.clone()).collect(),
+        memory: Memory::of(&machine.spec),
     }));
     teller.tell(&Event::Started);
     let status = child.wait().context("cannot wait for QEMU")?;
@@ -242,13 +253,13 @@ fn command(machine: &Prepared) -> anyhow::Result<Command> {
         .args(["-machine", "q35,usb=off,vmport=off"])
         .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
         .args(["-smp", &spec.cpus.to_string()])
-        .args(["-m", &format!("{}k", spec.memory >> 10)])
         .args(["-uuid", &spec.uuid.to_string()])
         .args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-device", "pvpanic"])
         .args(["-chardev", "stdio,id=serial,signal=off"])
         .args(["-serial", "chardev:serial"])
         .args(["-device", "virtio-rng-pci"]);
+    command.args(Memory::of(spec).arguments());
     let qmp = dir.join("qmp.sock");
     command
         .arg("-chardev")

@@ -94,6 +94,16 @@ impl Qcow2Disk {
         Self::from_file(HostFile::open(path, usage)?, read_only, backing)
     }
 
+    /// The name of the backing file that is in the header of the file `path`,
+    /// if there is one; what a terminal might obey is escaped in it.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn backing_name(path: &Path) -> Result<Option<String>, OpenError> {
+        let file = HostFile::open(path, Use::Read)?;
+        Ok(Header::read(&file)?.backing)
+    }
+
     /// Serves a file that is open already, and locked if it needs to be.
     ///
     /// # Errors
