@@ -88,7 +88,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo => demo::run(),
         Command::Test { parts, no_setup } => test::run(&parts, !no_setup),
         Command::Lab(options) => {
-            setup::packages(&[setup::Purpose::Lab])?;
+            setup::packages(&[setup::Purpose::Image, setup::Purpose::Lab])?;
             lab::run(&options)
         }
         Command::Cluster { action } => cluster::run(action),

@@ -74,7 +74,7 @@ fn set_up_for(parts: &[Part]) -> Result<()> {
         match part {
             Part::Unit => purposes.extend([Purpose::Image, Purpose::Referees]),
             Part::Referees => purposes.extend([Purpose::Image, Purpose::Referees]),
-            Part::Lab => purposes.push(Purpose::Lab),
+            Part::Lab => purposes.extend([Purpose::Image, Purpose::Lab]),
             Part::Cluster => purposes.push(Purpose::Cluster),
             Part::Boot => purposes.extend([Purpose::Image, Purpose::Boot]),
             Part::Fmt | Part::Clippy | Part::Generated | Part::Doc | Part::Book | Part::Deny => {}

@@ -2,11 +2,12 @@
 //! and what memory it has then beside the guest's.
 //!
 //! `stopwatch TEXT GUEST-MEBIBYTES COMMAND...`. The guest's words are the
-//! command's standard output. Memory is sampled every 10 ms, as Firecracker's
-//! tests do, from the start to the text: the resident part of all mappings but
-//! those that are as large as the guest. Prints milliseconds, KiB and, on a
-//! line of its own, the command's processor time in milliseconds; exits with
-//! the command's status.
+//! command's standard output. The monitor may be a child of the command: it is
+//! the process with a mapping as large as the guest. Its memory is sampled
+//! every 10 ms, as Firecracker's tests do, from the start to the text: the
+//! resident part of all its other mappings. Prints milliseconds, KiB and, on a
+//! line of its own, the processor time of the command and its children in
+//! milliseconds; exits with the command's status.
 
 use std::io::{BufRead, BufReader, Error};
 use std::process::{Command, ExitCode, Stdio};
@@ -48,9 +49,11 @@ fn watch() -> Result<u8, Box<dyn std::error::Error>> {
         let (done, peak) = (Arc::clone(&done), Arc::clone(&peak));
         std::thread::spawn(move || {
             while !done.load(Ordering::Relaxed) {
-                // It may have ended.
-                let beside = resident(pid, guest).unwrap_or(0);
-                peak.fetch_max(beside, Ordering::Relaxed);
+                for process in family(pid) {
+                    // It may have ended.
+                    let beside = resident(process, guest).unwrap_or(0);
+                    peak.fetch_max(beside, Ordering::Relaxed);
+                }
                 std::thread::sleep(INTERVAL);
             }
         })
@@ -60,7 +63,9 @@ fn watch() -> Result<u8, Box<dyn std::error::Error>> {
         for line in BufReader::new(output).split(b'\n') {
             let line = line?;
             if found.is_none() && String::from_utf8_lossy(&line).contains(text.as_str()) {
-                found = Some((start.elapsed(), processor_time(pid)?));
+                let elapsed = start.elapsed();
+                let processor = family(pid).into_iter().map(processor_time);
+                found = Some((elapsed, processor.sum::<Result<u64, _>>()?));
                 done.store(true, Ordering::Relaxed);
             }
         }
@@ -80,8 +85,30 @@ fn watch() -> Result<u8, Box<dyn std::error::Error>> {
         .unwrap_or(255))
 }
 
+/// The process and all that it has started, as far as they are there.
+fn family(pid: u32) -> Vec<u32> {
+    let mut family = vec![pid];
+    let mut at = 0;
+    while let Some(parent) = family.get(at) {
+        // Each thread has its own children (proc_tid_children(5)).
+        let threads = std::fs::read_dir(format!("/proc/{parent}/task"));
+        let threads = threads.into_iter().flatten().flatten();
+        let children = threads
+            .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+        let children: Vec<u32> = children
+            .flat_map(|text| {
+                let words = text.split_whitespace().map(str::parse);
+                words.filter_map(Result::ok).collect::<Vec<_>>()
+            })
+            .collect();
+        family.extend(children);
+        at += 1;
+    }
+    family
+}
+
 /// KiB of resident memory in mappings that are smaller than `guest` KiB
-/// (proc_pid_smaps(5)). Mappings of the guest's memory are that large, or are
+/// (proc_pid_smaps(5)), if there is one that is not. Mappings of the guest's memory are that large, or are
 /// the parts of it around the hole, which guests this small do not have.
 fn resident(pid: u32, guest: u64) -> Result<u64, Error> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
@@ -89,15 +116,16 @@ fn resident(pid: u32, guest: u64) -> Result<u64, Error> {
         let word = line.split_whitespace().nth(1);
         word.and_then(|word| word.parse().ok()).unwrap_or(0)
     };
-    let (mut total, mut size) = (0, 0);
+    let (mut total, mut size, mut largest) = (0, 0, 0);
     for line in text.lines() {
         if line.starts_with("Size:") {
             size = number(line);
+            largest = largest.max(size);
         } else if line.starts_with("Rss:") && size < guest {
             total += number(line);
         }
     }
-    Ok(total)
+    Ok(if largest >= guest { total } else { 0 })
 }
 
 /// Milliseconds that the process has used (proc_pid_stat(5), utime and stime,

@@ -4,6 +4,7 @@
 
 mod boot;
 mod floor;
+mod known;
 mod measure;
 mod push;
 mod report;
@@ -54,7 +55,7 @@ enum Subject {
 /// Measures everything and prints it.
 pub(crate) fn run(options: &Options) -> Result<()> {
     if options.subject == Subject::Boot {
-        setup::packages(&[Purpose::Lab])?;
+        setup::packages(&[Purpose::Image, Purpose::Lab])?;
         return boot::run(options.runs.max(1));
     }
     if cfg!(debug_assertions) {

@@ -7,10 +7,13 @@ use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
 use crate::image::Mirror;
-use crate::{paths, proc};
+use crate::{binary, paths, proc};
 
 /// The target whose standard library can be linked statically.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Programs of the host that `bootwright run` calls.
+const OF_HOST: [&str; 3] = ["passt", "ssh", "ssh-keygen"];
 
 /// A Debian release's kernel for clouds.
 #[derive(Debug, Clone)]
@@ -34,6 +37,8 @@ pub(crate) struct Lab {
     pub(crate) trixie: Kernel,
     /// A static busybox.
     pub(crate) busybox: PathBuf,
+    /// The release binary.
+    pub(crate) binary: PathBuf,
     /// Programs that run in L1, and what they are called there.
     pub(crate) programs: Vec<(String, PathBuf)>,
     /// Other files, which are in `/lab/files` there.
@@ -45,11 +50,17 @@ pub(crate) fn prepare() -> Result<Lab> {
     let dir = paths::product("lab");
     let (bookworm, busybox) = suite(&dir, "bookworm")?;
     let (trixie, _) = suite(&dir, "trixie")?;
+    let binary = binary::build()?;
+    let mut programs = tests(&dir)?;
+    programs.push(("bootwright".into(), binary.clone()));
+    let of_host = OF_HOST.map(|name| (name.to_owned(), Path::new("/usr/bin").join(name)));
+    programs.extend(of_host);
     Ok(Lab {
         bookworm,
         trixie,
         busybox,
-        programs: programs()?,
+        binary,
+        programs,
         files: Vec::new(),
         dir,
     })
@@ -144,24 +155,27 @@ fn fetch(lab: &Path, suite: &str, root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Our programs, linked statically, and the tests that need KVM.
-fn programs() -> Result<Vec<(String, PathBuf)>> {
-    const EXAMPLES: &[&str] = &["boot", "stopwatch"];
+/// Programs that measure, linked statically, with their names.
+pub(crate) fn examples(names: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let sh = Shell::new()?;
     sh.change_dir(paths::workspace());
-    let examples = EXAMPLES.iter().flat_map(|name| ["--example", *name]);
-    {
-        let _flags = sh.push_env("RUSTFLAGS", "-C target-feature=+crt-static");
-        proc::run(cmd!(
-            sh,
-            "cargo build --release --locked --target {TARGET} --package bootwright-vmm {examples...}"
-        ))?;
-    }
-    let release = paths::target().join(TARGET).join("release/examples");
-    let mut programs: Vec<_> = EXAMPLES
+    let examples = names.iter().flat_map(|name| ["--example", *name]);
+    sh.set_var("RUSTFLAGS", "-C target-feature=+crt-static");
+    proc::run(cmd!(
+        sh,
+        "cargo build --release --locked --target {TARGET} --package bootwright-vmm {examples...}"
+    ))?;
+    let built = paths::target().join(TARGET).join("release/examples");
+    let programs = names
         .iter()
-        .map(|name| ((*name).to_owned(), release.join(name)))
-        .collect();
+        .map(|name| ((*name).to_owned(), built.join(name)));
+    Ok(programs.collect())
+}
+
+/// The tests that need KVM.
+fn tests(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let sh = Shell::new()?;
+    sh.change_dir(paths::workspace());
     let built = proc::output(cmd!(
         sh,
         "cargo test --no-run --locked --package bootwright-vmm --lib --test bare_metal
@@ -173,13 +187,14 @@ fn programs() -> Result<Vec<(String, PathBuf)>> {
             String::from_utf8_lossy(&built.stderr)
         );
     }
+    let mut programs = Vec::new();
     // One JSON object a line; those of programs say where they are.
     for line in built.stdout.split(|byte| *byte == b'\n') {
         let message: serde_json::Value = serde_json::from_slice(line).unwrap_or_default();
         let name = message["target"]["name"].as_str();
         if let (Some(name), Some(path)) = (name, message["executable"].as_str()) {
             // With symbols for debuggers they would fill L1's memory.
-            let stripped = paths::product("lab").join(name);
+            let stripped = dir.join(name);
             proc::run(cmd!(sh, "strip --strip-debug -o {stripped} {path}"))?;
             programs.push((name.to_owned(), stripped));
         }

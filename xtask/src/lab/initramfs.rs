@@ -15,12 +15,22 @@ use crate::proc;
 /// whose status to the third.
 const L1_INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/bin:/lab/bin HOME=/root TERM=dumb BOOT_CACHE=/tmp
-mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-mkdir -p /tmp /root /run /dev/pts /dev/shm; mount -t tmpfs tmp /tmp; mount -t tmpfs run /run
-mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm
+export PATH=/bin:/lab/bin HOME=/root TERM=dumb XDG_CACHE_HOME=/tmp/cache
+export XDG_STATE_HOME=/run/state XDG_RUNTIME_DIR=/run
+# The first root file system is none that a program could replace, as passt
+# does with its own; the same in another mount is.
+if [ ! -e /moved ]; then
+  touch /moved; mount -o bind / /new; cd /new; mount -o move . /; exec chroot . /init
+fi
+cd /; mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+mount -t tmpfs tmp /tmp; mount -t tmpfs run /run
+mkdir -p /dev/pts /dev/shm; mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm
+# Guests' memory in huge pages: what L1 has to do for each page is emulated.
+echo always > /sys/kernel/mm/transparent_hugepage/shmem_enabled
 for module in $(cat /modules/order); do insmod /modules/$module.ko || echo "no $module"; done
-ip link set lo up
+ip link set lo up; ip link set eth0 up; ip address add 10.0.2.15/24 dev eth0
+ip route add default via 10.0.2.2
+[ -e /dev/vda ] && mount -t ext4 /dev/vda /disk
 cd /lab
 stty -F /dev/ttyS1 raw 2>/dev/null
 sh /lab/command > /dev/ttyS1 2>&1
@@ -43,6 +53,15 @@ lab=*) . /scenario/${word#lab=} ;;
 esac; done
 poweroff -f
 "#;
+
+/// The users of L1, whom passt and ssh look up.
+const L1_USERS: &[(&str, &str)] = &[
+    (
+        "etc/passwd",
+        "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
+    ),
+    ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+];
 
 /// Modules of L1.
 const L1_MODULES: &[&str] = &[
@@ -76,6 +95,13 @@ const L2_MODULES: &[&str] = &[
 pub(super) fn l1(lab: &Lab, command: &str) -> Result<PathBuf> {
     let mut archive = base(lab, L1_INIT, &lab.bookworm, L1_MODULES)?;
     archive.file("lab/command", 0o755, command.as_bytes());
+    archive.file("lab/help", 0o644, super::scenarios::HELP.as_bytes());
+    for (name, content) in L1_USERS {
+        archive.file(name, 0o644, content.as_bytes());
+    }
+    for folder in ["new", "disk", "tmp", "run", "root"] {
+        archive.folder(folder);
+    }
     let mut libraries = BTreeSet::new();
     for (name, program) in &lab.programs {
         archive.copy(&format!("lab/bin/{name}"), 0o755, program)?;
@@ -120,7 +146,7 @@ fn needed_libraries(program: &Path) -> Result<Vec<String>> {
 /// The initramfs of a small guest.
 pub(super) fn l2(lab: &Lab, kernel: &Kernel) -> Result<Vec<u8>> {
     let mut archive = base(lab, L2_INIT, kernel, L2_MODULES)?;
-    for (name, script) in super::scenarios::GUEST_SCRIPTS {
+    for (name, script) in super::guests::SCRIPTS {
         archive.file(&format!("scenario/{name}"), 0o644, script.as_bytes());
     }
     Ok(archive.finish())

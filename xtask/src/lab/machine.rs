@@ -11,6 +11,12 @@ use super::assets::Lab;
 use super::initramfs;
 use crate::proc::{self, Group};
 
+/// L1's processor. What QEMU emulates of SVM does not tell L1 when L2 sets which
+/// registers XSAVE keeps (seen with 7.2): L1 then loses them when it switches,
+/// and whole systems in L2 crash. Without XSAVE there are SSE's only, which L1
+/// always keeps.
+const CPU: &str = "max,-xsave";
+
 /// How L1 is to be.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -27,7 +33,7 @@ pub(crate) struct Machine {
 impl Default for Machine {
     fn default() -> Self {
         Self {
-            mebibytes: 3000,
+            mebibytes: 3500,
             disks: Vec::new(),
             limit: Duration::from_secs(900),
         }
@@ -59,7 +65,8 @@ impl Machine {
         let qemu = cmd!(
             sh,
             "setpriv --pdeathsig KILL qemu-system-x86_64 -machine q35 -accel tcg,thread=multi
-             -cpu max -smp 2 -m {memory} -nodefaults -no-user-config -display none -monitor none
+             -cpu {CPU} -smp 2 -m {memory} -nodefaults -no-user-config -display none -monitor none
+             -nic user,model=virtio-net-pci,restrict=on
              -no-reboot -kernel {kernel} -initrd {initramfs}
              -append 'console=ttyS0 panic=-1 quiet' {drives...}
              -serial {console_port} -serial {output_port} -serial {status_port}"

@@ -6,17 +6,19 @@
 
 mod assets;
 mod cpio;
+mod disk;
+mod foreign;
+mod guests;
 mod initramfs;
 mod machine;
 mod runner;
 mod scenarios;
-mod served;
 
 use std::io::Write;
 
 use anyhow::{Result, bail};
 
-pub(crate) use assets::prepare;
+pub(crate) use assets::{examples, prepare};
 pub(crate) use machine::Machine;
 
 /// What to do in the lab.
@@ -25,6 +27,9 @@ pub(crate) struct Options {
     /// Run only scenarios whose name contains this
     #[arg(long, value_name = "WORDS", conflicts_with = "command")]
     scenario: Option<String>,
+    /// Have the image and the disks in /disk for the command
+    #[arg(long)]
+    disk: bool,
     /// A command for the shell of L1; without one, all scenarios run.
     /// Kernels are in /lab, programs in /lab/bin
     #[arg(last = true)]
@@ -37,7 +42,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.command.is_empty() {
         return runner::run(&lab, options.scenario.as_deref().unwrap_or_default());
     }
-    let status = Machine::default().run(&lab, &options.command.join(" "), |output| {
+    let machine = Machine {
+        disks: match options.disk {
+            true => vec![disk::make(&lab)?],
+            false => Vec::new(),
+        },
+        ..Machine::default()
+    };
+    let status = machine.run(&lab, &options.command.join(" "), |output| {
         let mut stdout = std::io::stdout();
         stdout.write_all(output)?;
         Ok(stdout.flush()?)

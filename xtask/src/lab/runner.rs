@@ -1,26 +1,52 @@
 //! Running scenarios in one L1 and telling what became of each.
 //!
-//! The script that L1 runs says when each scenario begins and with which
-//! status it ends; what is in between is its output. L1 ends a scenario that
-//! takes too long and goes on with the next, so that one that hangs costs its
-//! own time only.
+//! The script that L1 runs has as many lanes as L1 has processors; each takes
+//! the next scenario until there is none. It says when a scenario begins, then
+//! with its output how it ended. L1 ends a scenario that takes too long and
+//! goes on with the next, so that one that hangs costs its own time only.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 use super::assets::Lab;
+use super::disk;
 use super::machine::Machine;
 use super::scenarios::{SCENARIOS, Scenario};
-use super::served::Served;
 use crate::proc;
 
 /// The status with which busybox' `timeout` says that it sent SIGKILL.
 const TIMED_OUT: u8 = 137;
 
-/// Ends the lines that say which scenario begins and with which status it
-/// ended. No guest prints the like.
+/// Starts the lines that say which scenario begins, has said what follows, and
+/// with which status it ended. No guest prints the like.
 const MARK: &str = "@lab";
+
+/// Has two lanes work off what is in /tmp/scenario. Machines that a scenario
+/// has left are removed, and what their processes said is part of its output.
+const LANES: &str = r#"
+echo 0 > /tmp/next
+alone() { while ! mkdir /tmp/alone 2>/dev/null; do sleep 0.02; done; "$@"; rmdir /tmp/alone; }
+next() { cat /tmp/next; echo $(($(cat /tmp/next) + 1)) > /tmp/next; }
+tell() { echo "@lab $1 output"; cat /tmp/out/$1; echo; cat /tmp/status/$1; }
+tidy() { for vm in $(ls $XDG_STATE_HOME/bootwright/vms 2>/dev/null); do
+  tail -n 5 $XDG_STATE_HOME/bootwright/vms/$vm/vm.log; bootwright rm --force $vm; done; }
+lane() {
+  while n=$(alone next); [ -e /tmp/scenario/$n ]; do
+    export XDG_STATE_HOME=/tmp/state/$n XDG_RUNTIME_DIR=/tmp/run/$n
+    mkdir -p $XDG_STATE_HOME $XDG_RUNTIME_DIR
+    alone echo "@lab $n begin"
+    setsid timeout -s KILL $(cat /tmp/limit/$n) sh -c ". /lab/help; . /tmp/scenario/$n" \
+      > /tmp/out/$n 2>&1 < /dev/null &
+    leader=$!; wait $leader; echo "@lab $n $?" > /tmp/status/$n
+    tidy >> /tmp/out/$n 2>&1; kill -KILL -$leader 2>/dev/null
+    alone tell $n
+    rm -rf $XDG_STATE_HOME
+  done
+}
+lane & lane & wait
+"#;
 
 /// Runs those whose name contains `words`.
 pub(super) fn run(lab: &Lab, words: &str) -> Result<()> {
@@ -30,14 +56,14 @@ pub(super) fn run(lab: &Lab, words: &str) -> Result<()> {
         bail!("no scenario's name contains `{words}`");
     }
     let start = Instant::now();
-    let served = match chosen.iter().any(|s| s.disk) {
-        true => Some(Served::new()?),
+    let disk = match chosen.iter().any(|s| s.disk) {
+        true => Some(disk::make(lab)?),
         false => None,
     };
     let limits: u64 = chosen.iter().map(|s| s.limit).sum();
     let machine = Machine {
         limit: Duration::from_secs(60 + limits),
-        disks: served.iter().map(Served::drive).collect(),
+        disks: disk.into_iter().collect(),
         ..Machine::default()
     };
     let mut tally = Tally::new(&chosen);
@@ -59,21 +85,18 @@ pub(super) fn run(lab: &Lab, words: &str) -> Result<()> {
 
 /// What L1's shell runs.
 fn script(scenarios: &[&Scenario]) -> String {
-    let run = |(index, scenario): (usize, &&Scenario)| {
+    let mut script =
+        String::from("cd /tmp; mkdir scenario limit out status state run cache; cd /lab\n");
+    for (index, scenario) in scenarios.iter().enumerate() {
         // In a file of its own, so that `timeout` covers all of it, and in a
         // process group of its own, so that all of it can be ended.
-        format!(
-            "cat > /tmp/scenario <<'END'\n{}\nEND\n\
-             echo '{MARK} {index} begin'\n\
-             setsid timeout -s KILL {} sh /tmp/scenario &\n\
-             leader=$!\n\
-             wait $leader\n\
-             echo \"{MARK} {index} $?\"\n\
-             kill -KILL -$leader 2>/dev/null\n",
+        script += &format!(
+            "cat > /tmp/scenario/{index} <<'END'\n{}\nEND\n\
+             echo {} > /tmp/limit/{index}\n",
             scenario.command, scenario.limit
-        )
-    };
-    scenarios.iter().enumerate().map(run).collect()
+        );
+    }
+    script + LANES
 }
 
 /// Reads what L1 says, and says what passed.
@@ -81,8 +104,10 @@ struct Tally<'a> {
     scenarios: &'a [&'a Scenario],
     /// The line that is not complete yet.
     line: Vec<u8>,
-    /// Output of the scenario that runs, and since when it does.
-    running: Option<(usize, String, Instant)>,
+    /// Since when scenarios run that have not ended.
+    running: BTreeMap<usize, Instant>,
+    /// The scenario whose output is coming, and what has come.
+    telling: Option<(usize, String)>,
     passed: Vec<bool>,
 }
 
@@ -91,7 +116,8 @@ impl<'a> Tally<'a> {
         Self {
             scenarios,
             line: Vec::new(),
-            running: None,
+            running: BTreeMap::new(),
+            telling: None,
             passed: vec![false; scenarios.len()],
         }
     }
@@ -107,10 +133,8 @@ impl<'a> Tally<'a> {
     }
 
     fn read_line(&mut self, line: &str) {
-        // A guest that ends in the middle of a line leaves its start before
-        // the mark.
-        let Some((before, mark)) = line.split_once(MARK) else {
-            if let Some((_, output, _)) = &mut self.running {
+        let Some(mark) = line.strip_prefix(MARK) else {
+            if let Some((_, output)) = &mut self.telling {
                 output.push_str(line);
             }
             return;
@@ -120,32 +144,39 @@ impl<'a> Tally<'a> {
         let (Some(index), Some(word)) = (index, words.next()) else {
             return;
         };
-        let Ok(status) = word.parse::<u8>() else {
-            self.running = Some((index, String::new(), Instant::now()));
+        match (word, word.parse::<u8>()) {
+            ("begin", _) => drop(self.running.insert(index, Instant::now())),
+            ("output", _) => self.telling = Some((index, String::new())),
+            (_, Ok(status)) => self.judge(index, status),
+            _ => {}
+        }
+    }
+
+    fn judge(&mut self, index: usize, status: u8) {
+        let (Some(scenario), Some(start)) =
+            (self.scenarios.get(index), self.running.remove(&index))
+        else {
             return;
         };
-        if let Some((running, mut output, start)) = self.running.take()
-            && let Some(scenario) = self.scenarios.get(index)
-            && running == index
-        {
-            output.push_str(before);
-            let result = check(scenario, status, &output);
-            let word = if result.is_ok() { "ok" } else { "FAILED" };
-            let seconds = start.elapsed().as_secs_f64();
-            eprintln!("{word:<6} {seconds:>5.0} s  {}", scenario.name);
-            if let Err(error) = &result {
-                eprintln!("{error}");
-            }
-            self.passed[index] = result.is_ok();
+        let Some((_, output)) = self.telling.take_if(|(telling, _)| *telling == index) else {
+            return;
+        };
+        let result = check(scenario, status, &output);
+        let word = if result.is_ok() { "ok" } else { "FAILED" };
+        let seconds = start.elapsed().as_secs_f64();
+        eprintln!("{word:<6} {seconds:>5.0} s  {}", scenario.name);
+        if let Err(error) = &result {
+            eprintln!("{error}");
         }
+        self.passed[index] = result.is_ok();
     }
 
     /// Says what did not end; returns how many did not pass.
     fn finish(self) -> usize {
-        if let Some((index, output, _)) = &self.running
-            && let Some(scenario) = self.scenarios.get(*index)
-        {
-            eprintln!("FAILED {} did not end:\n{output}", scenario.name);
+        for index in self.running.keys() {
+            if let Some(scenario) = self.scenarios.get(*index) {
+                eprintln!("FAILED {} did not end", scenario.name);
+            }
         }
         self.passed.iter().filter(|passed| !**passed).count()
     }
@@ -206,16 +237,20 @@ mod tests {
 
     #[test]
     fn each_scenario_is_judged_by_its_own_output_and_status() {
-        let first = "@lab 0 begin\na\nb\n@lab 0 0\n";
-        let second = "@lab 1 begin\nno line end@lab 1 34\n";
+        let begin = "@lab 0 begin\n@lab 1 begin\n";
+        let first = "@lab 0 output\na\nb\n\n@lab 0 0\n";
+        let second = "@lab 1 output\nno line end\n@lab 1 34\n";
         for (output, expected) in [
-            (format!("{first}{second}"), 0),
-            (first.to_owned(), 1),
+            (format!("{begin}{first}{second}"), 0),
+            (format!("{begin}{second}{first}"), 0),
+            (format!("{begin}{first}"), 1),
+            (begin.to_owned(), 2),
+            (format!("{first}{second}"), 2),
             (String::new(), 2),
-            (format!("{first}@lab 1 begin\n@lab 1 137\n"), 1),
-            (format!("@lab 0 begin\nb\na\n@lab 0 0\n{second}"), 1),
-            (format!("a\nb\n@lab 0 begin\n@lab 0 0\n{second}"), 1),
-            (format!("{first}@lab 1 begin\n"), 1),
+            (format!("{begin}{first}@lab 1 output\n@lab 1 137\n"), 1),
+            (format!("{begin}@lab 0 output\nb\na\n@lab 0 0\n{second}"), 1),
+            (format!("{begin}a\nb\n@lab 0 output\n@lab 0 0\n{second}"), 1),
+            (format!("{begin}{first}@lab 1 34\n"), 1),
         ] {
             assert_eq!(failures(&output), expected, "{output}");
         }
@@ -224,8 +259,9 @@ mod tests {
     #[test]
     fn the_script_runs_all_and_limits_each() {
         let script = script(&[&TWO[0], &TWO[1]]);
-        for limit in ["timeout -s KILL 150 ", "timeout -s KILL 7 "] {
-            assert_eq!(script.matches(limit).count(), 1, "{script}");
+        for (index, limit) in [(0, 150), (1, 7)] {
+            let line = format!("echo {limit} > /tmp/limit/{index}\n");
+            assert_eq!(script.matches(&line).count(), 1, "{script}");
         }
         assert!(script.contains("\none\nEND\n") && script.contains("\ntwo\nEND\n"));
     }

@@ -1,66 +1,33 @@
 //! What must work with real kernels under the real KVM.
 
-/// What a small guest does for each word `lab=NAME` of its command line, in
-/// that order. `ask` has the machine do something to the guest.
-pub(super) const GUEST_SCRIPTS: &[(&str, &str)] = &[
-    ("off", "echo 'init: turning off'; poweroff -f"),
-    ("reset", "echo 'init: resetting'; reboot -f"),
-    (
-        "panic",
-        "echo 'init: panicking'; echo c > /proc/sysrq-trigger",
-    ),
-    (
-        "look",
-        "dmesg | grep -iE 'acpi|pci|kvm-clock|tsc|apic|smp' | head -80; cat /proc/interrupts; \
-         ls /sys/bus/acpi/devices /sys/bus/pci/devices; grep -m3 -E 'model name|cpu cores' /proc/cpuinfo",
-    ),
-    (
-        "smp",
-        "for cpu in $(seq 0 $(($(nproc) - 1))); do taskset $((1 << cpu)) echo \"init: on $cpu\"; done; \
-         echo \"init: siblings $(cat /sys/devices/system/cpu/cpu0/topology/core_siblings_list)\"",
-    ),
-    ("cpus", CPUS),
-    (
-        "pause",
-        "ask pause 500; echo \"init: uptime $(cut -d. -f1 /proc/uptime)\"",
-    ),
-    (
-        "button",
-        "for event in /dev/input/event*; do \
-         (head -c 24 $event > /dev/null; echo 'init: pressed'; poweroff -f) & done; \
-         sleep 1; ask button; sleep 60",
-    ),
-    ("disk", DISK),
-    ("memory", MEMORY),
-];
-
-/// Memory comes and goes, then some of what was there at boot is lent.
-const MEMORY: &str = r#"
-total() { awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo; }
-reach() { for i in $(seq 200); do [ $(total) $1 $2 ] && break; sleep 0.1; done; echo "init: $3, $(total) MiB"; }
-boot=$(total)
-ask memory 256; reach -ge $((boot + 250)) "plugged"
-ask memory 0; reach -le $((boot + 10)) "unplugged"
-ask balloon 64; reach -le $((boot - 60)) "lent"
-ask balloon 0; reach -ge $((boot - 10)) "given back"
-ask memory 4096
-"#;
-
-/// Two processors come, are used, and go again.
-const CPUS: &str = r#"
-wait_for() { for i in $(seq 100); do [ $(nproc) = $1 ] && break; online; sleep 0.1; done; echo "init: now $(nproc)"; }
-online() { for cpu in /sys/devices/system/cpu/cpu[1-9]*; do
-    [ "$(cat $cpu/online)" = 0 ] && [ $wanted -gt ${cpu##*cpu} ] && echo 1 > $cpu/online; done; }
-for wanted in 3 1 2; do ask cpus $wanted; wait_for $wanted; done
-ask cpus 9
-"#;
-
-/// Finds what an earlier run left on the first disk, or leaves something.
-const DISK: &str = r#"
-echo "init: serial $(cat /sys/block/vda/serial)"
-if mount -t ext4 /dev/vda /tmp 2>/dev/null; then echo "init: found $(cat /tmp/file)"
-else mke2fs -F /dev/vda > /dev/null && mount -t ext4 /dev/vda /tmp && echo something > /tmp/file && echo 'init: left'; fi
-umount /tmp
+/// What every scenario's shell knows.
+///
+/// `guest SUITE WORDS [OPTION...]` has `bootwright run` boot the kernel of that
+/// release with the small initramfs, on a disk of zeros; WORDS say what it does.
+/// `attended` is the same, and does to the guest what that asks for, typing the
+/// answer on its console.
+pub(super) const HELP: &str = r#"
+empty=/tmp/empty.raw; [ -e $empty ] || truncate -s 64M $empty
+guest() { suite=$1 words=$2; shift 2
+  bootwright run ${target:-$empty} --quiet --network none --cpus 1 --memory 256M \
+    --kernel /lab/$suite.vmlinuz --initrd /lab/$suite.initrd \
+    --append "console=ttyS0 quiet $words" "$@"; }
+attended() { keys=$XDG_RUNTIME_DIR/keys; mkfifo $keys; exec 3<> $keys
+  { guest "$@" --name it <&3; echo $? > $keys.status; } | while read -r line; do
+    line=${line%$'\r'}; echo "$line"
+    case $line in *"do: "*)
+      if act ${line#*do: } > $keys.said 2>&1; then echo done >&3; else echo "failed $(cat $keys.said)" >&3; fi ;;
+    esac
+  done; return $(cat $keys.status); }
+act() { log=$XDG_STATE_HOME/bootwright/vms/it/console.log
+  case $1 in
+    cpus) bootwright resize it --cpus $2 ;;
+    button) bootwright stop it --time 60s & ;;
+    memory) bootwright resize it --memory $2M ;;
+    pause) bootwright pause it && sleep 1 && wc -c < $log > $keys.before && sleep 1 &&
+      wc -c < $log | cmp - $keys.before && bootwright resume it ;;
+    *) echo "nobody knows how to $1"; false ;;
+  esac; }
 "#;
 
 /// A command in L1 and what must come of it.
@@ -74,7 +41,7 @@ pub(super) struct Scenario {
     pub(super) lines: &'static [&'static str],
     /// Seconds that it may take on an emulated machine on a busy host.
     pub(super) limit: u64,
-    /// Whether the demo's disk must be there as /dev/vda.
+    /// Whether the image and disks must be there, in /disk.
     pub(super) disk: bool,
 }
 
@@ -84,31 +51,40 @@ const SMALL: Scenario = Scenario {
     command: "",
     status: 0,
     lines: &[],
-    limit: 150,
+    limit: 300,
     disk: false,
 };
 
 /// The image's whole system, which takes one to two minutes.
 const DEBIAN: Scenario = Scenario {
-    limit: 480,
+    limit: 900,
     disk: true,
     ..SMALL
 };
 
-/// Boots what the loader entry on the demo's disk says, with an overlay that
-/// lasts as long as L1. The command line follows, then more options.
-macro_rules! debian {
-    () => {
-        "mkdir -p /esp; [ -d /esp/loader ] || mount -t vfat -o ro /dev/vda1 /esp || exit 1; \
-         entry=$(ls /esp/loader/entries/*.conf); \
-         field() { sed -n \"s/^$1 *//p\" $entry; }; options=$(field options); \
-         debian() { line=$1; shift; boot /esp$(field linux) /esp$(field initrd) \"$line\" \
-         --cpus 2 --memory 1024 --disk /dev/vda --overlay /tmp/debian.overlay \"$@\"; }; debian "
-    };
-}
-
-/// All of them, in the order in which they run.
+/// All of them, in the order in which they are begun: long ones first, so that
+/// none is left at the end.
 pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "the Debian image boots straight from its plan, and lets one in by ssh",
+        command: "bootwright run oci:/disk/image:debian --store /disk/store --name it \
+                  --hostname lab --memory 1G --cpus 2 --detach --wait --timeout 840s \
+                  --karg quiet --karg systemd.default_timeout_start_sec=300 \
+                  --karg systemd.default_device_timeout_sec=300 || \
+                  { tail -n 40 $XDG_STATE_HOME/bootwright/vms/it/console.log; exit 1; }; \
+                  bootwright ssh it -- 'hostname; findmnt -no FSTYPE /; systemctl is-system-running'; \
+                  bootwright stop it --time 200s --json",
+        lines: &["booted in", "lab", "ext4", "running", "power_off"],
+        ..DEBIAN
+    },
+    Scenario {
+        name: "the built qcow2 boots the kernel that is on it",
+        command: "bootwright run /disk/debian.qcow2 --quiet --network none --memory 1G --cpus 1 \
+                  --karg quiet --karg \"systemd.run=\\\"/bin/sh -c 'findmnt -no SOURCE,FSTYPE / > /dev/console'\\\"\" \
+                  --karg systemd.run_success_action=poweroff < /dev/null",
+        lines: &["/dev/vda", "ext4"],
+        ..DEBIAN
+    },
     Scenario {
         name: "guests of a few instructions",
         command: "BOOTWRIGHT_TEST_KVM=1 bare_metal --test-threads 2",
@@ -123,51 +99,69 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ..SMALL
     },
     Scenario {
+        name: "a disk of somebody else's boots by its GRUB's configuration",
+        command: "bootwright run /disk/foreign.raw --quiet --network none --memory 256M --cpus 1 \
+                  < /dev/null",
+        lines: &[
+            "init: reached on 6.1",
+            "init: root is /dev/vda1",
+            "init: the disk's own",
+        ],
+        disk: true,
+        ..SMALL
+    },
+    Scenario {
         name: "6.1 boots and turns off",
-        command: "boot bookworm.vmlinuz bookworm.initrd 'console=ttyS0 quiet lab=off'",
+        command: "guest bookworm lab=off < /dev/null",
         lines: &["init: reached on 6.1", "1 cpus", "init: turning off"],
         ..SMALL
     },
     Scenario {
         name: "6.12 boots and turns off",
-        command: "boot trixie.vmlinuz trixie.initrd 'console=ttyS0 quiet lab=off'",
-        lines: &["init: reached on 6.12", "init: turning off"],
+        command: "guest trixie lab=off < /dev/null",
+        lines: &["init: reached on 6.12", "1 cpus", "init: turning off"],
         ..SMALL
     },
     Scenario {
         name: "four processors in one package",
-        command: "boot bookworm.vmlinuz bookworm.initrd 'console=ttyS0 quiet lab=smp lab=off' --cpus 4 --memory 512",
+        command: "guest bookworm 'lab=smp lab=off' --cpus 4 < /dev/null",
         lines: &["4 cpus", "init: on 0", "init: on 3", "init: siblings 0-3"],
         ..SMALL
     },
     Scenario {
         name: "memory past the hole",
-        command: "boot bookworm.vmlinuz bookworm.initrd 'console=ttyS0 quiet lab=off' --memory 4096",
+        command: "guest bookworm lab=off --memory 4G < /dev/null",
         lines: &["init: reached", "cpus, 40", "init: turning off"],
         ..SMALL
     },
     Scenario {
-        name: "reset in place",
-        command: "boot trixie.vmlinuz trixie.initrd 'console=ttyS0 quiet lab=reset'",
-        status: 32,
+        name: "a guest that reboots goes on in the same machine",
+        command: "guest trixie lab=reset < /dev/null",
         lines: &[
+            "init: reached on 6.12",
             "init: resetting",
-            "asked for a reset",
-            "init: reached",
-            "asked for a reset",
+            "init: reached on 6.12",
+            "init: here again",
         ],
         ..SMALL
     },
     Scenario {
+        name: "with --no-reboot a reset is the end, and told apart",
+        command: "guest bookworm lab=reset --no-reboot < /dev/null",
+        status: 32,
+        lines: &["init: resetting"],
+        ..SMALL
+    },
+    Scenario {
         name: "a panic is told apart from a crash",
-        command: "boot trixie.vmlinuz trixie.initrd 'console=ttyS0 quiet lab=panic'",
+        command: "guest trixie lab=panic < /dev/null",
         status: 34,
-        lines: &["init: panicking", "kernel panicked"],
+        lines: &["init: panicking", "panicked"],
         ..SMALL
     },
     Scenario {
         name: "processors come and go",
-        command: "boot trixie.vmlinuz trixie.initrd 'console=ttyS0 quiet lab=cpus lab=off' --cpus 1:4",
+        command: "attended trixie 'lab=cpus lab=off' --cpus 1 --max-cpus 4",
         lines: &[
             "1 cpus",
             "cpus 3: done",
@@ -176,49 +170,31 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "init: now 1",
             "cpus 2: done",
             "init: now 2",
-            "cpus 9: failed 9 vCPUs: this virtual machine can have 1 to 4",
-            "init: turning off",
-        ],
-        ..SMALL
-    },
-    Scenario {
-        name: "memory comes and goes",
-        command: "boot trixie.vmlinuz trixie.initrd 'console=ttyS0 quiet \
-                  memhp_default_state=online_movable lab=memory lab=off' --memory 256+512",
-        lines: &[
-            "memory 256: done",
-            "init: plugged, 4",
-            "memory 0: done",
-            "init: unplugged, 2",
-            "balloon 64: done",
-            "init: lent, 1",
-            "balloon 0: done",
-            "init: given back, 2",
-            "memory 4096: failed 4294967296 bytes of memory cannot be plugged",
+            "cpus 9: failed",
+            "9 vCPUs: this virtual machine can have 1 to 4",
             "init: turning off",
         ],
         ..SMALL
     },
     Scenario {
         name: "a guest is held and goes on",
-        command: "boot bookworm.vmlinuz bookworm.initrd 'console=ttyS0 quiet lab=pause lab=off' --cpus 2",
-        lines: &["pause 500: done", "init: uptime", "init: turning off"],
+        command: "attended bookworm 'lab=pause lab=off' --cpus 2",
+        lines: &["tick", "pause: done", "init: went on", "init: turning off"],
         ..SMALL
     },
     Scenario {
         name: "the power button is heard",
-        command: "boot bookworm.vmlinuz bookworm.initrd 'console=ttyS0 quiet lab=button'",
+        command: "attended bookworm lab=button",
         lines: &["init: pressed"],
         ..SMALL
     },
     Scenario {
         name: "an overlay keeps what was written, and the disk below it stays",
-        command: "truncate -s 64M /tmp/base; for run in 1 2; do \
-                  boot trixie.vmlinuz trixie.initrd 'console=ttyS0 quiet lab=disk lab=off' \
-                  --disk /tmp/base --overlay /tmp/overlay || exit 1; done; \
-                  head -c 67108864 /dev/zero | cmp - /tmp/base && echo 'base: untouched'",
+        command: "truncate -s 64M /tmp/base.raw; target=/tmp/base.raw; for run in 1 2; do \
+                  guest trixie 'lab=disk lab=off' --name twice < /dev/null || exit 1; done; \
+                  head -c 67108864 /dev/zero | cmp - /tmp/base.raw && echo 'base: untouched'",
         lines: &[
-            "init: serial block0",
+            "init: serial root",
             "init: left",
             "init: found something",
             "base: untouched",
@@ -226,41 +202,50 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ..SMALL
     },
     Scenario {
-        name: "a disk without an overlay is written",
-        command: "truncate -s 64M /tmp/disk; for run in 1 2; do \
-                  boot bookworm.vmlinuz bookworm.initrd 'console=ttyS0 quiet lab=disk lab=off' \
-                  --disk /tmp/disk --cpus 2 || exit 1; done",
-        lines: &["init: left", "init: found something"],
+        name: "a further disk is written, raw or qcow2",
+        command: "truncate -s 64M /tmp/further.raw; for disk in /tmp/further.raw /disk/empty.qcow2; do \
+                  for run in 1 2; do guest bookworm 'lab=disk lab=off' --cpus 2 --disk $disk \
+                  < /dev/null || exit 1; done; done",
+        lines: &[
+            "init: serial disk1",
+            "init: left",
+            "init: found something",
+            "init: left",
+            "init: found something",
+        ],
+        disk: true,
+        limit: 600,
         ..SMALL
     },
     Scenario {
-        name: "memory of huge pages",
-        command: "echo 160 > /proc/sys/vm/nr_hugepages; \
-                  boot bookworm.vmlinuz bookworm.initrd 'console=ttyS0 quiet lab=off' --huge-pages; \
+        name: "memory comes and goes, and some of what was there at boot",
+        command: "attended bookworm 'lab=memory lab=off' --max-memory 768M",
+        lines: &[
+            "memory 512: done",
+            "init: plugged, 4",
+            "memory 256: done",
+            "init: unplugged, 2",
+            "memory 192: done",
+            "init: taken, 1",
+            "memory 256: done",
+            "init: given back, 2",
+            "memory 4096: failed",
+            "this machine can have 768",
+            "init: turning off",
+        ],
+        ..SMALL
+    },
+    Scenario {
+        name: "memory of huge pages, if the host has enough",
+        command: "echo 160 > /proc/sys/vm/nr_hugepages; guest bookworm lab=off --huge-pages < /dev/null; \
                   status=$?; echo 0 > /proc/sys/vm/nr_hugepages; \
-                  boot bookworm.vmlinuz bookworm.initrd 'console=ttyS0 quiet lab=off' --huge-pages; \
-                  exit $status",
-        lines: &["init: reached", "init: turning off", "in huge pages"],
+                  guest bookworm lab=off --huge-pages < /dev/null; echo \"without any: $?\"; exit $status",
+        lines: &[
+            "init: reached",
+            "init: turning off",
+            "huge pages",
+            "without any: 35",
+        ],
         ..SMALL
-    },
-    Scenario {
-        name: "the Debian image boots straight from its plan, and is turned off",
-        command: concat!(
-            debian!(),
-            "\"$options systemd.default_timeout_start_sec=300\" ",
-            "--when 'login: ' button"
-        ),
-        lines: &["Reached target", "login: ", "turned itself off"],
-        ..DEBIAN
-    },
-    Scenario {
-        name: "the Debian image finds what it wrote the last time",
-        command: concat!(
-            debian!(),
-            "\"$options systemd.run=\\\"/usr/bin/ls -l /var/lib/systemd/random-seed\\\"\"; ",
-            "status=$?; umount /esp; exit $status"
-        ),
-        lines: &["-rw-------", "random-seed", "turned itself off"],
-        ..DEBIAN
     },
 ];

@@ -1,0 +1,113 @@
+//! What `bootwright run` of an image whose layers are in the store costs until
+//! the guest runs: processor time, and what is written to disk.
+//!
+//! On the host, under its own KVM: that may be too weak for the image's kernel,
+//! whose first instructions it runs all the same. Then the machine is ended.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use crate::{binary, image, proc};
+
+/// How often it is run: the kernel counts in hundredths of a second.
+const RUNS: usize = 20;
+
+/// Milliseconds in one of these.
+const TICK: f64 = 10.0;
+
+/// Targets.
+const MILLISECONDS: f64 = 60.0;
+const MEBIBYTES: f64 = 10.0;
+
+/// What it costs.
+#[derive(Debug, Serialize)]
+pub(super) struct Known {
+    /// Processor time of the command and the machine's process, the guest's
+    /// first instants included.
+    processor_milliseconds: f64,
+    /// What is in the machine's folder afterwards.
+    written_bytes: u64,
+}
+
+/// Measures; `None` where there is no /dev/kvm.
+pub(super) fn measure() -> Result<Option<Known>> {
+    let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
+    if kvm.is_err() {
+        eprintln!("a known image is not measured: /dev/kvm cannot be opened");
+        return Ok(None);
+    }
+    let (image, binary) = (image::debian()?, binary::build()?);
+    let dir = tempfile::tempdir()?;
+    let run = |name: &str| -> Result<()> {
+        let mut run = std::process::Command::new(&binary);
+        run.args(["run", &image.reference, "--accel", "kvm", "--quiet"])
+            .args(["--network", "none", "--no-reboot", "--timeout", "1ms"])
+            .args(["--cpus", "1", "--name", name, "--store"])
+            .arg(dir.path().join("store"))
+            .env("XDG_STATE_HOME", dir.path().join("state"))
+            .env("XDG_RUNTIME_DIR", dir.path())
+            .env("XDG_CACHE_HOME", dir.path().join("cache"));
+        let output = proc::output(run)?;
+        // Its time was up, or KVM could not go on.
+        match output.status.code() {
+            Some(33 | 36) => Ok(()),
+            _ => bail!(
+                "bootwright run: {}: {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            ),
+        }
+    };
+    // Takes the layers into the store, and decompresses the kernel.
+    run("first")?;
+    let before = processor_ticks()?;
+    for n in 0..RUNS {
+        run(&format!("run{n}"))?;
+    }
+    let ticks = processor_ticks()? - before;
+    let machine = dir.path().join("state/bootwright/vms/run0");
+    Ok(Some(Known {
+        processor_milliseconds: ticks as f64 * TICK / RUNS as f64,
+        written_bytes: taken(&machine)?,
+    }))
+}
+
+/// The processor time of children that have ended (proc_pid_stat(5), cutime and
+/// cstime).
+fn processor_ticks() -> Result<u64> {
+    let text = fs::read_to_string("/proc/self/stat")?;
+    // The name, in parentheses, can hold anything.
+    let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks = fields.split_whitespace().skip(13).take(2);
+    ticks
+        .map(|word| word.parse::<u64>().context("/proc/self/stat"))
+        .sum()
+}
+
+/// What the files in a folder take of the disk.
+fn taken(dir: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        bytes += entry?.metadata()?.blocks() * 512;
+    }
+    Ok(bytes)
+}
+
+impl Known {
+    /// Rows of a table of targets.
+    pub(super) fn rows(&self) -> String {
+        let mebibytes = self.written_bytes as f64 / f64::from(1 << 20);
+        let met = |met: bool| if met { "yes" } else { "no" };
+        format!(
+            "| `run` of a known image, processor time | {:.0} ms | {MILLISECONDS} ms | {} |\n\
+             | and written to disk | {mebibytes:.1} MiB | {MEBIBYTES} MiB | {} |\n",
+            self.processor_milliseconds,
+            met(self.processor_milliseconds <= MILLISECONDS),
+            met(mebibytes <= MEBIBYTES),
+        )
+    }
+}
