@@ -173,6 +173,20 @@ fn the_console_is_the_log_and_the_end_is_in_the_status() {
 }
 
 #[test]
+fn a_kernel_runs_without_any_disk() {
+    for emulated in emulated() {
+        let pod = Pod::new();
+        let mut machine = pod.machine(Guest::new().say("no disk\n").power_off(), emulated);
+        machine["disks"] = json!([]);
+        let output = run(&mut pod.launch(&machine));
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(0), "{emulated}: {said}");
+        let log = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(log.contains("no disk"), "{emulated}: {log}");
+    }
+}
+
+#[test]
 fn a_console_that_is_not_to_be_logged_is_not() {
     let pod = Pod::new();
     let mut machine = pod.machine(Guest::new().say("hello, log\n").power_off(), true);

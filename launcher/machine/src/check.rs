@@ -126,8 +126,8 @@ impl Machine {
     }
 
     fn disks(&self) -> Result<(), MachineError> {
-        if self.disks.is_empty() {
-            return Err(wrong("disks", "there is none"));
+        if self.disks.is_empty() && self.kernel.is_none() {
+            return Err(wrong("disks", "there is none, and no kernel either"));
         }
         if self.disks.len() > MAX_DISKS {
             let why = format!("{} of at most {MAX_DISKS}", self.disks.len());

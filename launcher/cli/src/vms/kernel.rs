@@ -13,6 +13,7 @@ use bootwright_rootfs::tree::FileContent;
 use bootwright_vmm::boot::Blob;
 use serde::{Deserialize, Serialize};
 
+use super::block::{Disk, Opened};
 use super::spec::{Boot, Planned};
 
 /// The serial port that is the machine's console.
@@ -86,14 +87,17 @@ pub(crate) struct Payload {
 }
 
 impl Payload {
-    /// What `boot` says, the rest as `disk` has it. `fresh` if nothing has
-    /// been written to the disk, so that it has what its plan says.
-    pub(crate) fn load(boot: &Boot, disk: Arc<dyn ReadAt>, fresh: bool) -> anyhow::Result<Self> {
+    /// What `boot` says, the rest as the disk has it that the machine boots
+    /// from, if it has one. `fresh` if nothing has been written to the disk, so
+    /// that it has what its plan says.
+    pub(crate) fn load(boot: &Boot, disk: Option<&Opened>, fresh: bool) -> anyhow::Result<Self> {
         let found = if boot.kernel.is_some() {
             None
         } else if let Some(planned) = boot.planned.as_ref().filter(|_| fresh) {
             Some(Self::planned(planned)?)
         } else {
+            let disk = disk.context("there is neither a kernel nor a disk")?;
+            let disk = Arc::new(Disk(Arc::clone(&disk.disk)));
             match (Self::discover(disk), &boot.planned) {
                 (Ok(found), _) => Some(found),
                 // The guest may have done away with its boot partition.

@@ -22,7 +22,7 @@ use bootwright_vmm::vm::{self, Config, Exit, Handle, Parts, Vm};
 use super::control::{Control, Guest, Metric, Status};
 use super::memory::{self, Memory};
 use super::{Prepared, Teller, passt, ready};
-use crate::vms::block::{Disk, Opened};
+use crate::vms::block::Opened;
 use crate::vms::events::Event;
 use crate::vms::exit::End;
 use crate::vms::kernel::Payload;
@@ -251,14 +251,13 @@ fn sockets(
 
 /// Runs the guest, and again after its resets.
 fn until_the_end(vm: &mut Vm, spec: &Spec, disks: &[Opened]) -> anyhow::Result<Exit> {
-    let root = disks.first().context("the machine has no disk")?;
     loop {
         let exit = vm.run()?;
         if exit != Exit::Reset || spec.no_reboot {
             return Ok(exit);
         }
         // The guest may have installed another kernel.
-        let disk = Arc::new(Disk(Arc::clone(&root.disk)));
+        let disk = disks.first();
         let payload = Payload::load(&spec.boot, disk, false).context("at the guest's reset")?;
         vm.config_mut().boot = source(payload);
         vm.reset()?;

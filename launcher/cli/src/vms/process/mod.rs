@@ -146,9 +146,8 @@ fn prepare(
     let disks = spec.disks.iter();
     let disks = disks.map(|disk| block::open(disk, &spec.backing, &place));
     let disks = disks.collect::<anyhow::Result<Vec<_>>>()?;
-    let root = disks.first().context("the machine has no disk")?;
-    let disk = Arc::new(block::Disk(Arc::clone(&root.disk)));
-    let payload = Payload::load(&spec.boot, disk, root.fresh)?;
+    let root = disks.first();
+    let payload = Payload::load(&spec.boot, root, root.is_some_and(|root| root.fresh))?;
     let least = payload.least_memory()?.max(LEAST_MEMORY);
     if spec.memory < least {
         anyhow::bail!(
