@@ -5,11 +5,12 @@
 //! accepted without effect or refused. [`convert`](mod@convert) makes our
 //! manifests of KubeVirt's. [`pod`](mod@pod) makes a machine's pod, with the
 //! [`machine`] that the pod's launcher starts, and [`lifecycle`] decides what
-//! happens to a machine next, [`rollout`] which machines of a pool come and go. With the feature `manager`, [`manager`] is the
+//! happens to a machine next, [`rollout`] which machines of a pool come and go, [`fence`] that no two write one volume. With the feature `manager`, [`manager`] is the
 //! loop around these that talks to a cluster.
 
 pub mod api;
 pub mod convert;
+pub mod fence;
 pub mod fields;
 pub mod lifecycle;
 #[cfg(feature = "manager")]

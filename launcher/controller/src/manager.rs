@@ -21,6 +21,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use futures::StreamExt as _;
 use futures::channel::mpsc;
@@ -89,6 +90,9 @@ pub(crate) struct Memo {
     pub(crate) refusals: u32,
     /// How many times in a row a write failed.
     pub(crate) errors: u32,
+    /// The UID of a pod that went without having ended, and when that was
+    /// noticed.
+    pub(crate) missing: Option<(String, Instant)>,
     /// The version of it that was told to be malformed.
     pub(crate) malformed: Option<String>,
 }

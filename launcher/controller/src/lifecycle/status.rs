@@ -35,6 +35,8 @@ pub mod words {
     pub const UNSCHEDULABLE: &str = "ErrorUnschedulable";
     /// A claim is missing.
     pub const NO_CLAIM: &str = "ErrorPvcNotFound";
+    /// Another machine writes a claim.
+    pub const CLAIM_IN_USE: &str = "ErrorClaimInUse";
     /// Its pod is not admitted.
     pub const FAILED_CREATE: &str = "FailedCreate";
 }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
@@ -17,6 +19,7 @@ use super::metrics::Metrics;
 use crate::api::pool::VirtualMachinePoolStatus;
 use crate::api::status::VirtualMachineStatus;
 use crate::api::{VirtualMachine, VirtualMachinePool};
+use crate::fence;
 use crate::lifecycle::FINALIZER;
 use crate::lifecycle::observed::PodState;
 use crate::lifecycle::requests::PAUSED;
@@ -360,11 +363,79 @@ impl Api {
         }
     }
 
-    /// How a claim shows its volume, if there is one of this name.
+    /// A node, if there is one of this name.
     ///
     /// # Errors
     /// If the API server refuses it or does not answer.
-    pub async fn claim(&self, namespace: &str, name: &str) -> Result<Option<VolumeMode>, ApiError> {
+    pub async fn node(&self, name: &str) -> Result<Option<Node>, ApiError> {
+        let nodes: kube::Api<Node> = kube::Api::all(self.client());
+        self.call("get", "nodes", nodes.get_opt(name)).await
+    }
+
+    /// A lease, if there is one of this name.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn lease(&self, namespace: &str, name: &str) -> Result<Option<Lease>, ApiError> {
+        let leases: kube::Api<Lease> = kube::Api::namespaced(self.client(), namespace);
+        self.call("get", "leases", leases.get_opt(name)).await
+    }
+
+    /// Makes a lease somebody's, unless it has changed since it was read; it
+    /// goes with its claim.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn hold(
+        &self,
+        namespace: &str,
+        name: &str,
+        old: Option<Lease>,
+        holder: &str,
+        claim: &Claim,
+    ) -> Result<(), ApiError> {
+        let leases: kube::Api<Lease> = kube::Api::namespaced(self.client(), namespace);
+        let now = MicroTime(Timestamp::now());
+        let known = old.is_some();
+        let mut lease = old.unwrap_or_default();
+        let before = lease.spec.take().unwrap_or_default();
+        let same = before.holder_identity.as_deref() == Some(holder);
+        lease.metadata.name = Some(name.to_owned());
+        lease.metadata.owner_references = Some(vec![OwnerReference {
+            api_version: "v1".into(),
+            kind: "PersistentVolumeClaim".into(),
+            name: claim.name.clone(),
+            uid: claim.uid.clone(),
+            ..OwnerReference::default()
+        }]);
+        lease.spec = Some(LeaseSpec {
+            holder_identity: Some(holder.to_owned()),
+            acquire_time: before.acquire_time.filter(|_| same).or(Some(now.clone())),
+            renew_time: Some(now),
+            lease_duration_seconds: i32::try_from(fence::MOMENT.as_secs()).ok(),
+            lease_transitions: Some(
+                before
+                    .lease_transitions
+                    .unwrap_or(0)
+                    .saturating_add(i32::from(!same)),
+            ),
+            ..LeaseSpec::default()
+        });
+        let how = PostParams::default();
+        if known {
+            let written = leases.replace(name, &how, &lease);
+            self.call("update", "leases", written).await.map(drop)
+        } else {
+            let written = leases.create(&how, &lease);
+            self.call("create", "leases", written).await.map(drop)
+        }
+    }
+
+    /// A claim, if there is one of this name.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn claim(&self, namespace: &str, name: &str) -> Result<Option<Claim>, ApiError> {
         let claims: kube::Api<PersistentVolumeClaim> =
             kube::Api::namespaced(self.client(), namespace);
         let claim = claims.get_opt(name);
@@ -372,12 +443,27 @@ impl Api {
         let claim = claim.filter(|claim| claim.metadata.deletion_timestamp.is_none());
         Ok(claim.map(|claim| {
             let mode = claim.spec.and_then(|spec| spec.volume_mode);
-            match mode.as_deref() {
-                Some("Block") => VolumeMode::Block,
-                _ => VolumeMode::Filesystem,
+            Claim {
+                name: name.to_owned(),
+                uid: claim.metadata.uid.unwrap_or_default(),
+                mode: match mode.as_deref() {
+                    Some("Block") => VolumeMode::Block,
+                    _ => VolumeMode::Filesystem,
+                },
             }
         }))
     }
+}
+
+/// A claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// How it shows its volume.
+    pub mode: VolumeMode,
 }
 
 /// Which machine.

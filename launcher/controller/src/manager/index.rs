@@ -5,7 +5,7 @@
 //! is under way shows once it is complete, so that nobody takes a pod that
 //! was not listed yet for gone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +15,9 @@ use tokio::sync::watch;
 
 use super::Key;
 use crate::lifecycle::observed::PodState;
+
+/// How many ends are remembered at most.
+const REMEMBERED: usize = 4096;
 
 /// The pods of machines.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub(crate) struct PodIndex {
 #[derive(Debug, Default)]
 struct Pods {
     known: HashMap<Key, Arc<PodState>>,
+    /// UIDs of pods that are gone and of which nothing can still run.
+    ended: HashSet<String>,
     /// Those of the list that is under way.
     listed: Option<HashMap<Key, Arc<PodState>>>,
 }
@@ -112,6 +117,11 @@ impl PodIndex {
         self.lock().remove(pod);
     }
 
+    /// Whether a pod that is gone had ended before, as far as is remembered.
+    pub(crate) fn ended(&self, uid: &str) -> bool {
+        self.lock().ended.contains(uid)
+    }
+
     /// How many there are.
     #[cfg(test)]
     fn len(&self) -> usize {
@@ -122,6 +132,13 @@ impl PodIndex {
 impl Pods {
     fn remove(&mut self, gone: &PodState) {
         let key = key(gone);
+        if gone.is_over() || gone.node.is_none() {
+            // To forget them is safe: then a node is asked that need not be.
+            if self.ended.len() >= REMEMBERED {
+                self.ended.clear();
+            }
+            self.ended.insert(gone.uid.clone());
+        }
         for pods in [Some(&mut self.known), self.listed.as_mut()] {
             // The next pod of the name may be here already.
             let Some(pods) = pods else { continue };

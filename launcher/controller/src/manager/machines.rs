@@ -17,11 +17,12 @@ use kube::runtime::controller::{self, Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, watcher};
 
-use super::api::{ApiError, Identity};
+use super::api::{ApiError, Claim, Identity};
 use super::watched::{self, News};
 use super::{Context, Key, Memo, events};
 use crate::api::VirtualMachine;
-use crate::api::status::VirtualMachineStatus;
+use crate::api::status::{Phase, VirtualMachineStatus};
+use crate::fence::{self, Holder, Silence, Verdict};
 use crate::lifecycle::observed::{PodState, TEMPLATE};
 use crate::lifecycle::requests::{self, PAUSED, STARTED_AT};
 use crate::lifecycle::{self, FINALIZER, Notice, Plan, Refusal, Step, Subject, Why, words};
@@ -200,7 +201,7 @@ impl Work<'_> {
                     };
                     return Ok(Action::await_change());
                 }
-                Step::Create => refusal = self.create(&vm).await?,
+                Step::Create => refusal = self.create(&vm, &status).await?,
                 Step::Delete(why) => {
                     if let Some(pod) = &pod {
                         self.delete(pod, *why).await?;
@@ -284,14 +285,20 @@ impl Work<'_> {
     }
 
     /// Creates the pod, or says why there is none.
-    async fn create(&mut self, vm: &VirtualMachine) -> Result<Option<Refusal>, ApiError> {
-        let namespace = &self.identity.namespace;
-        let mut claims = BTreeMap::new();
+    async fn create(
+        &mut self,
+        vm: &VirtualMachine,
+        status: &VirtualMachineStatus,
+    ) -> Result<Option<Refusal>, ApiError> {
+        let namespace = &self.identity.namespace.clone();
+        let mut found = BTreeMap::new();
         for name in pod::claims(&vm.spec.template.spec) {
-            if let Some(mode) = self.context.api.claim(namespace, &name).await? {
-                claims.insert(name, mode);
+            if let Some(claim) = self.context.api.claim(namespace, &name).await? {
+                found.insert(name, claim);
             }
         }
+        let modes = found.iter().map(|(name, claim)| (name.clone(), claim.mode));
+        let claims = modes.collect();
         let mut pod = match pod::pod(vm, &self.context.config.launcher, &claims) {
             Ok(pod) => pod,
             Err(error) => return Ok(Some(contradiction(&error))),
@@ -301,6 +308,16 @@ impl Work<'_> {
         for name in [STARTED_AT, PAUSED] {
             if let Some(value) = requests::annotation(vm, name) {
                 annotations.insert(name.into(), value.clone());
+            }
+        }
+        let written = fence::written(&vm.spec.template.spec);
+        found.retain(|name, _| written.contains(name));
+        if !found.is_empty() {
+            if let Some(refusal) = self.silence(status).await? {
+                return Ok(Some(refusal));
+            }
+            if let Some(refusal) = self.hold(&found).await? {
+                return Ok(Some(refusal));
             }
         }
         match self.context.api.apply_pod(namespace, &pod).await {
@@ -319,6 +336,82 @@ impl Work<'_> {
                 None => Err(error),
             },
         }
+    }
+
+    /// Why the last pod may still write though it is gone: it was removed by
+    /// force, and nobody has seen it end.
+    async fn silence(
+        &mut self,
+        status: &VirtualMachineStatus,
+    ) -> Result<Option<Refusal>, ApiError> {
+        let (Some(last), Some(node)) = (&status.pod, &status.node_name) else {
+            return Ok(None);
+        };
+        let over = matches!(status.phase, Some(Phase::Succeeded | Phase::Failed));
+        if over || self.context.pods.ended(&last.uid) {
+            return Ok(None);
+        }
+        let known = self.memo.missing.take().filter(|(uid, _)| *uid == last.uid);
+        let (uid, since) = known.unwrap_or_else(|| (last.uid.clone(), Instant::now()));
+        let found = self.context.api.node(node).await?;
+        let (printable, reason, message) = match fence::silence(found.as_ref()) {
+            Silence::Over => return Ok(None),
+            Silence::Soon if since.elapsed() >= fence::MOMENT.unsigned_abs() => return Ok(None),
+            Silence::Soon => (
+                words::STARTING,
+                "PodMissing",
+                format!("pod {uid} went without having ended: node {node} is given time to end it"),
+            ),
+            Silence::Lasts => (
+                words::UNKNOWN,
+                "NodeSilent",
+                format!(
+                    "pod {uid} was removed, but node {node} does not answer, and the guest may \
+                     still write its claims: bring the node back, delete it, or give it the taint \
+                     node.kubernetes.io/out-of-service"
+                ),
+            ),
+        };
+        self.memo.missing = Some((uid, since));
+        Ok(Some(Refusal {
+            printable: printable.into(),
+            reason: reason.into(),
+            message,
+        }))
+    }
+
+    /// Takes the leases of the claims that the machine writes, or says who
+    /// has one.
+    async fn hold(&self, claims: &BTreeMap<String, Claim>) -> Result<Option<Refusal>, ApiError> {
+        let (api, namespace) = (&self.context.api, &self.identity.namespace);
+        let asker = Holder {
+            machine: self.identity.name.clone(),
+            uid: self.identity.uid.clone(),
+        };
+        for (claim, found) in claims {
+            let name = fence::lease(claim);
+            let lease = api.lease(namespace, &name).await?;
+            let spec = lease.as_ref().and_then(|lease| lease.spec.as_ref());
+            let pod = |machine: &str| {
+                let pod = self.context.pods.get(namespace, &pod::name(machine))?;
+                Some(PodState::clone(&pod))
+            };
+            match fence::verdict(spec, &asker, pod, Timestamp::now()) {
+                Verdict::Granted => {
+                    api.hold(namespace, &name, lease, &asker.identity(), found)
+                        .await?;
+                }
+                Verdict::Taken(holder) => {
+                    let holder = holder.machine;
+                    return Ok(Some(Refusal {
+                        printable: words::CLAIM_IN_USE.into(),
+                        reason: "ClaimInUse".into(),
+                        message: format!("claim {claim:?} is written by machine {holder:?}"),
+                    }));
+                }
+            }
+        }
+        Ok(None)
     }
 
     async fn delete(&mut self, pod: &PodState, why: Why) -> Result<(), ApiError> {

@@ -90,8 +90,8 @@ async fn what_is_installed_may_do_its_work_and_no_more() {
         ("create", "pods/exec", "default"),
         ("create", "serviceaccounts/token", "default"),
         ("update", "virtualmachines", "default"),
-        ("get", "nodes", "default"),
-        ("create", "leases", "default"),
+        ("list", "nodes", "default"),
+        ("delete", "leases", "default"),
         ("delete", "leases", "bootwright-system"),
         ("create", "clusterroles", "default"),
     ] {

@@ -19,6 +19,9 @@ use tokio::task::JoinHandle;
 /// `waits`; it runs without one.
 pub(crate) const FATE: &str = "test/fate";
 
+/// The annotation of a pod that says which node it comes to; `node-1` without.
+pub(crate) const NODE: &str = "test/node";
+
 /// Ends with the value.
 #[derive(Debug)]
 pub(crate) struct Kubelet(JoinHandle<()>);
@@ -50,6 +53,7 @@ async fn look_after(pods: Api<Pod>, pod: Pod) {
     let name = pod.metadata.name.clone().unwrap();
     let annotations = pod.metadata.annotations.clone().unwrap_or_default();
     let fate = annotations.get(FATE).map_or("", String::as_str);
+    let node = annotations.get(NODE).map_or("node-1", String::as_str);
     let bound = pod
         .spec
         .as_ref()
@@ -76,7 +80,7 @@ async fn look_after(pods: Api<Pod>, pod: Pod) {
             "apiVersion": "v1",
             "kind": "Binding",
             "metadata": { "name": name },
-            "target": { "apiVersion": "v1", "kind": "Node", "name": "node-1" },
+            "target": { "apiVersion": "v1", "kind": "Node", "name": node },
         });
         let how = PostParams::default();
         let _: Result<Value, _> = pods

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod faults;
+mod fences;
 mod install;
 mod kubelet;
 mod lives;

@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 use crate::kubelet::Kubelet;
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Held by whoever changes the definitions.
 pub(crate) static DEFINITIONS: Mutex<()> = Mutex::const_new(());
