@@ -17,7 +17,8 @@ pub fn bootwright(store: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bootwright"));
     command
         .env("BOOTWRIGHT_STORE", store)
-        .env("XDG_CACHE_HOME", "/nonexistent");
+        // Only unpacked kernels go there, of which those who run them have some.
+        .env("XDG_CACHE_HOME", store.with_extension("cache"));
     command
 }
 
