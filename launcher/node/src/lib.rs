@@ -4,7 +4,7 @@
 //! with a usable `/dev/kvm` has a number, and the device in every container
 //! that has one of it; no pod needs to be privileged for that. The protocol
 //! is the [device plugin API], v1beta1: gRPC over unix sockets, which
-//! [`grpc`] speaks over HTTP/2 frames and [`messages`] spell out.
+//! `grpc` speaks over HTTP/2 frames and `messages` spell out.
 //!
 //! [device plugin API]: https://kubernetes.io/docs/concepts/extend-kubernetes/compute-storage-net/device-plugins/
 
