@@ -263,6 +263,35 @@ fn a_machine_that_is_to_wait_runs_when_it_is_resumed() {
 }
 
 #[test]
+fn a_guest_stands_still_while_the_pods_annotation_says_so() {
+    for emulated in emulated() {
+        let pod = Pod::new();
+        let machine = pod.machine(Guest::new().say("up\n").sleep(), emulated);
+        // As the kubelet writes it where there is no such annotation.
+        fs::write(pod.at("paused"), "").unwrap();
+        let mut running = Running::start(&mut pod.launch(&machine));
+        running.until_it_says("up");
+        let is = |expected: &str| {
+            let since = Instant::now();
+            loop {
+                let list = run(&mut pod.command(&["ps", "--all", "--json"]));
+                let list: Value = serde_json::from_slice(&list.stdout).unwrap_or_default();
+                if list[0]["status"] == expected {
+                    return;
+                }
+                assert!(since.elapsed() < Duration::from_secs(60), "{list}");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        };
+        is("running");
+        fs::write(pod.at("paused"), "true").unwrap();
+        is("paused");
+        fs::write(pod.at("paused"), "false").unwrap();
+        is("running");
+    }
+}
+
+#[test]
 fn every_kind_of_disk_is_taken() {
     let pod = Pod::new();
     fs::create_dir_all(pod.at("config")).unwrap();

@@ -35,6 +35,14 @@ pub const ANNOTATION: &str = "bootwright.dev/machine";
 /// Where the launcher finds its machine.
 pub const PATH: &str = "/run/bootwright/machine/machine.json";
 
+/// The annotation of a pod that says whether its guest stands still: `true` or
+/// `false`.
+pub const PAUSED_ANNOTATION: &str = "bootwright.dev/paused";
+
+/// The file beside the machine in which the launcher sees that annotation;
+/// empty while the pod has none.
+pub const PAUSED_FILE: &str = "paused";
+
 /// A machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

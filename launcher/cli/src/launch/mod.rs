@@ -8,6 +8,7 @@
 
 mod cloud_init;
 mod files;
+mod pause;
 mod prepare;
 mod supervise;
 mod volumes;
@@ -16,7 +17,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use bootwright_machine::{Machine, NAME};
+use bootwright_machine::{Machine, NAME, PAUSED_FILE};
 
 use crate::args::{LaunchArgs, ProbeArgs};
 use crate::commands;
@@ -66,6 +67,8 @@ fn boot(
     }
     prepared?;
     let launched = launch::launch(NAME, &place, lock, messages)?;
+    pause::follow(args.machine.with_file_name(PAUSED_FILE), place.clone())
+        .context("cannot start a thread")?;
     supervise::supervise(&machine, launched, &place, interrupt, messages)
 }
 

@@ -19,7 +19,8 @@ pub const STARTED_AT: &str = "bootwright.dev/started-at";
 pub const STOPPED_AT: &str = "bootwright.dev/stopped-at";
 
 /// The annotation that says whether the guest stands still: `true` or `false`.
-pub const PAUSED: &str = "bootwright.dev/paused";
+/// The pod gets the same.
+pub const PAUSED: &str = crate::machine::PAUSED_ANNOTATION;
 
 /// What is asked for and not answered yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

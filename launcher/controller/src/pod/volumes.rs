@@ -141,7 +141,14 @@ pub(super) fn volumes(
 
 /// Volumes that every pod has.
 fn own(all: &mut Volumes, spec: &InstanceSpec) {
-    let annotation = format!("metadata.annotations['{}']", machine::ANNOTATION);
+    let annotation = |name: &str, path: &str| DownwardAPIVolumeFile {
+        field_ref: Some(ObjectFieldSelector {
+            api_version: None,
+            field_path: format!("metadata.annotations['{name}']"),
+        }),
+        path: path.into(),
+        ..DownwardAPIVolumeFile::default()
+    };
     let (folder, file) = machine::PATH
         .rsplit_once('/')
         .unwrap_or(("", machine::PATH));
@@ -150,14 +157,10 @@ fn own(all: &mut Volumes, spec: &InstanceSpec) {
         name: "bootwright-machine".into(),
         downward_api: Some(DownwardAPIVolumeSource {
             default_mode: None,
-            items: Some(vec![DownwardAPIVolumeFile {
-                field_ref: Some(ObjectFieldSelector {
-                    api_version: None,
-                    field_path: annotation,
-                }),
-                path: file.into(),
-                ..DownwardAPIVolumeFile::default()
-            }]),
+            items: Some(vec![
+                annotation(machine::ANNOTATION, file),
+                annotation(machine::PAUSED_ANNOTATION, machine::PAUSED_FILE),
+            ]),
         }),
         ..Volume::default()
     });
