@@ -459,8 +459,13 @@ impl Client {
         };
         let http = url("http")?;
         match self.send(probe(&http), note).await {
-            // What servers of HTTPS answer to plain HTTP.
-            Ok(response) if response.status() == StatusCode::BAD_REQUEST && secure.is_of_tls() => {
+            // What servers of HTTPS answer to plain HTTP. They may well have
+            // reset the first connection before their alert was read
+            // (RFC 8446, appendix E.5: a client's certificate is judged after
+            // the handshake), so that only the answer to TLS tells them apart.
+            Ok(response)
+                if response.status() == StatusCode::BAD_REQUEST && !secure.is_of_plain_http() =>
+            {
                 Err(secure)
             }
             Ok(_) => Ok(http),
