@@ -2,8 +2,8 @@
 //!
 //! Whoever writes a claim holds a lease of the claim's name. In: the lease,
 //! who asks, and the pod of whoever holds it. Out: a [`Verdict`]. The lease
-//! need not be given back: it counts as long as its holder has a pod, and for
-//! a moment after it was taken, until that pod can be seen.
+//! need not be given back: it counts as long as its holder has a pod or has
+//! lost one, and for a moment after it was taken, until that pod can be seen.
 
 use std::collections::BTreeSet;
 
@@ -92,6 +92,11 @@ impl Holder {
             uid: uid.to_owned(),
         })
     }
+}
+
+/// The machine that a lease names, whether or not it still holds it.
+pub fn holder(lease: Option<&LeaseSpec>) -> Option<Holder> {
+    Holder::parse(lease?.holder_identity.as_deref()?)
 }
 
 /// Whether `asker` may write the claim of this lease. `pod` finds the pod of a

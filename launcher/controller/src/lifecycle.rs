@@ -39,6 +39,10 @@ pub struct Subject<'a> {
     pub pod: Option<&'a PodState>,
     /// Why its pod was not created, if that was tried just now.
     pub refusal: Option<&'a Refusal>,
+    /// Why the guest of its last pod may still run and write, though the pod
+    /// is gone. There is no other pod as long as that is so, and the status
+    /// goes on naming the last one.
+    pub lost: Option<&'a Refusal>,
     /// The time.
     pub now: Timestamp,
 }
@@ -223,7 +227,7 @@ fn run(subject: &Subject<'_>, course: &mut Course) {
     let Some(pod) = subject.own() else {
         let retry = course.failure.as_ref().map(|failure| failure.retry_after.0);
         course.wait = retry.filter(|retry| *retry > now && !asked);
-        let blocked = subject.is_taken() || subject.refusal.is_some();
+        let blocked = subject.is_taken() || subject.refusal.or(subject.lost).is_some();
         course.step = match subject.has_finalizer() {
             _ if course.wait.is_some() || blocked => None,
             false => Some(Step::AddFinalizer),

@@ -16,7 +16,7 @@ pub mod metrics;
 mod pools;
 mod watched;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -90,9 +90,9 @@ pub(crate) struct Memo {
     pub(crate) refusals: u32,
     /// How many times in a row a write failed.
     pub(crate) errors: u32,
-    /// The UID of a pod that went without having ended, and when that was
+    /// The UIDs of pods that went without having ended, and when that was
     /// noticed.
-    pub(crate) missing: Option<(String, Instant)>,
+    pub(crate) missing: BTreeMap<String, Instant>,
     /// The version of it that was told to be malformed.
     pub(crate) malformed: Option<String>,
 }

@@ -68,17 +68,24 @@ pub(super) fn status(
         || answered.restarted_at != old.requests.restarted_at)
         && pod.is_some_and(PodState::is_live);
     let ready = printable == words::RUNNING && pod.is_some_and(|pod| pod.ready.is_some());
+    let lost = subject.lost.map(|_| old);
     let mut status = VirtualMachineStatus {
         observed_generation: meta.generation,
         phase: phase(subject, course),
         created: Some(pod.is_some()),
         ready: Some(ready),
         conditions: Vec::new(),
-        pod: pod.map(|pod| PodReference {
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-        }),
-        node_name: pod.and_then(|pod| pod.node.clone()),
+        pod: match pod {
+            Some(pod) => Some(PodReference {
+                name: pod.name.clone(),
+                uid: pod.uid.clone(),
+            }),
+            None => lost.and_then(|old| old.pod.clone()),
+        },
+        node_name: match pod {
+            Some(pod) => pod.node.clone(),
+            None => lost.and_then(|old| old.node_name.clone()),
+        },
         interfaces: interfaces(spec, subject.uid(), pod),
         images: images(spec),
         stages: pod.map(|pod| stages(old, pod)),
@@ -99,8 +106,12 @@ fn printable(subject: &Subject<'_>, course: &Course) -> String {
             (Some(pod), _) => return of_pod(subject, course, pod),
             (None, Some(refusal)) => return refusal.printable.clone(),
             (None, None) if course.wait.is_some() => words::CRASH_LOOP,
-            (None, None) if course.want == Want::Run => words::STARTING,
-            (None, None) => words::STOPPED,
+            (None, None) => match (subject.lost, course.want) {
+                (Some(lost), _) if lost.printable == words::UNKNOWN => words::UNKNOWN,
+                (_, Want::Run) => words::STARTING,
+                (Some(_), _) => words::STOPPING,
+                (None, _) => words::STOPPED,
+            },
         }
     };
     word.to_owned()
@@ -141,6 +152,9 @@ fn is_trouble(reason: &str) -> bool {
 fn phase(subject: &Subject<'_>, course: &Course) -> Option<Phase> {
     let old = subject.status;
     let Some(pod) = subject.own() else {
+        if subject.lost.is_some() {
+            return Some(Phase::Unknown);
+        }
         // What the last pod came to decides whether there is another.
         return match (subject.vm.spec.strategy(), course.want) {
             (RunStrategy::Halted, _) => None,
@@ -312,7 +326,7 @@ fn trouble(pod: Option<&PodState>) -> String {
 
 /// Why a machine does not run that should, or has ended as it should not.
 fn failure(subject: &Subject<'_>) -> Option<(String, String)> {
-    if let Some(refusal) = subject.refusal {
+    if let Some(refusal) = subject.refusal.or(subject.lost) {
         return Some((refusal.reason.clone(), refusal.message.clone()));
     }
     if subject.is_taken() && !subject.is_deleted() {

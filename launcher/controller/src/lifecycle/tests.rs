@@ -88,6 +88,7 @@ fn plan_at(
         status,
         pod,
         refusal: None,
+        lost: None,
         now: at(now),
     })
 }
@@ -486,6 +487,7 @@ fn a_pod_that_was_refused_is_told_and_not_tried_again_at_once() {
         status: &was(None),
         pod: None,
         refusal: Some(&refusal),
+        lost: None,
         now: at(NOW),
     });
     assert_eq!(
@@ -493,6 +495,63 @@ fn a_pod_that_was_refused_is_told_and_not_tried_again_at_once() {
         (None, "FailedCreate")
     );
     assert_eq!(condition(&plan, "Failure"), Some("Forbidden"));
+}
+
+#[test]
+fn a_pod_that_was_lost_is_remembered_until_its_end_is_certain() {
+    let lost = Refusal {
+        printable: words::UNKNOWN.into(),
+        reason: "NodeSilent".into(),
+        message: "the node does not answer".into(),
+    };
+    let soon = Refusal {
+        printable: words::STARTING.into(),
+        reason: "PodMissing".into(),
+        ..lost.clone()
+    };
+    for (strategy, lost, word) in [
+        ("Always", &lost, "Unknown"),
+        ("Always", &soon, "Starting"),
+        ("RerunOnFailure", &lost, "Unknown"),
+        ("Once", &lost, "Unknown"),
+        ("Halted", &lost, "Unknown"),
+        ("Halted", &soon, "Stopping"),
+        ("Manual", &soon, "Stopping"),
+    ] {
+        let vm = machine(strategy, &json!({}));
+        let mut status = was(Some(Phase::Running));
+        status.node_name = Some("n1".into());
+        // However often it is looked at.
+        for _ in 0..3 {
+            let plan = plan(&Subject {
+                vm: &vm,
+                status: &status,
+                pod: None,
+                refusal: None,
+                lost: Some(lost),
+                now: at(NOW),
+            });
+            assert_eq!((plan.step.clone(), printable(&plan)), (None, word));
+            assert_eq!(plan.status.phase, Some(Phase::Unknown), "{strategy}");
+            assert_eq!(plan.status.pod, status.pod, "{strategy}");
+            assert_eq!(plan.status.node_name.as_deref(), Some("n1"));
+            assert!(condition(&plan, "Failure").is_some());
+            status = plan.status;
+        }
+    }
+    // One that is being deleted is let go: whoever removed the pod by force
+    // and then the machine has said twice that it has ended.
+    let mut vm = machine("Always", &json!({}));
+    vm.metadata.deletion_timestamp = Some(Time(at(NOW)));
+    let plan = plan(&Subject {
+        vm: &vm,
+        status: &was(Some(Phase::Running)),
+        pod: None,
+        refusal: None,
+        lost: Some(&lost),
+        now: at(NOW),
+    });
+    assert_eq!(plan.step, Some(Step::RemoveFinalizer));
 }
 
 #[test]

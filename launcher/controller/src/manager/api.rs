@@ -372,6 +372,20 @@ impl Api {
         self.call("get", "nodes", nodes.get_opt(name)).await
     }
 
+    /// A machine, if there is one of this name.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn machine(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<VirtualMachine>, ApiError> {
+        let machines: kube::Api<VirtualMachine> = kube::Api::namespaced(self.client(), namespace);
+        self.call("get", "virtualmachines", machines.get_opt(name))
+            .await
+    }
+
     /// A lease, if there is one of this name.
     ///
     /// # Errors

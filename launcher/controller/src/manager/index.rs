@@ -80,6 +80,11 @@ impl PodIndex {
                 let new = pods.listed.take().unwrap_or_default();
                 let old = mem::replace(&mut pods.known, new);
                 self.complete.send_replace(true);
+                for (key, old) in &old {
+                    if pods.known.get(key).is_none_or(|pod| pod.uid != old.uid) {
+                        pods.note_end(old);
+                    }
+                }
                 let gone = old.iter().filter(|(key, _)| !pods.known.contains_key(*key));
                 let changed = pods.known.iter().filter(|(key, pod)| {
                     old.get(*key).is_none_or(|old| old.version != pod.version)
@@ -132,19 +137,24 @@ impl PodIndex {
 impl Pods {
     fn remove(&mut self, gone: &PodState) {
         let key = key(gone);
-        if gone.is_over() || gone.node.is_none() {
-            // To forget them is safe: then a node is asked that need not be.
-            if self.ended.len() >= REMEMBERED {
-                self.ended.clear();
-            }
-            self.ended.insert(gone.uid.clone());
-        }
+        self.note_end(gone);
         for pods in [Some(&mut self.known), self.listed.as_mut()] {
             // The next pod of the name may be here already.
             let Some(pods) = pods else { continue };
             if pods.get(&key).is_some_and(|pod| pod.uid == gone.uid) {
                 pods.remove(&key);
             }
+        }
+    }
+
+    /// Remembers a pod that is gone, if nothing of it can still run.
+    fn note_end(&mut self, gone: &PodState) {
+        if gone.is_over() || gone.node.is_none() {
+            // To forget them is safe: then a node is asked that need not be.
+            if self.ended.len() >= REMEMBERED {
+                self.ended.clear();
+            }
+            self.ended.insert(gone.uid.clone());
         }
     }
 }

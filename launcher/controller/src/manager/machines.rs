@@ -169,17 +169,30 @@ impl Work<'_> {
             let pod = self.pod();
             let status = self.memo.status.clone().or_else(|| vm.status.clone());
             let status = status.unwrap_or_default();
+            let own = pod.as_ref().filter(|pod| pod.is_of(&self.identity.uid));
+            let lost = match own {
+                None if !fence::written(&vm.spec.template.spec).is_empty() => {
+                    self.lost(&status).await?
+                }
+                None => None,
+                Some(_) => {
+                    self.memo.missing.clear();
+                    None
+                }
+            };
             let subject = Subject {
                 vm: &vm,
                 status: &status,
                 pod: pod.as_deref(),
                 refusal: refusal.as_ref(),
+                lost: lost.as_ref(),
                 // Times are stored in whole seconds.
                 now: now(),
             };
             let plan = lifecycle::plan(&subject);
             let Some(step) = &plan.step else {
-                return self.settle(&vm, &status, plan, refusal.is_some()).await;
+                let refused = refusal.is_some() || lost.is_some();
+                return self.settle(&vm, &status, plan, refused).await;
             };
             tracing::debug!(
                 namespace = self.key.0,
@@ -201,7 +214,7 @@ impl Work<'_> {
                     };
                     return Ok(Action::await_change());
                 }
-                Step::Create => refusal = self.create(&vm, &status).await?,
+                Step::Create => refusal = self.create(&vm).await?,
                 Step::Delete(why) => {
                     if let Some(pod) = &pod {
                         self.delete(pod, *why).await?;
@@ -285,11 +298,7 @@ impl Work<'_> {
     }
 
     /// Creates the pod, or says why there is none.
-    async fn create(
-        &mut self,
-        vm: &VirtualMachine,
-        status: &VirtualMachineStatus,
-    ) -> Result<Option<Refusal>, ApiError> {
+    async fn create(&mut self, vm: &VirtualMachine) -> Result<Option<Refusal>, ApiError> {
         let namespace = &self.identity.namespace.clone();
         let mut found = BTreeMap::new();
         for name in pod::claims(&vm.spec.template.spec) {
@@ -312,13 +321,8 @@ impl Work<'_> {
         }
         let written = fence::written(&vm.spec.template.spec);
         found.retain(|name, _| written.contains(name));
-        if !found.is_empty() {
-            if let Some(refusal) = self.silence(status).await? {
-                return Ok(Some(refusal));
-            }
-            if let Some(refusal) = self.hold(&found).await? {
-                return Ok(Some(refusal));
-            }
+        if let Some(refusal) = self.hold(&found).await? {
+            return Ok(Some(refusal));
         }
         match self.context.api.apply_pod(namespace, &pod).await {
             Ok(pod) => {
@@ -338,12 +342,9 @@ impl Work<'_> {
         }
     }
 
-    /// Why the last pod may still write though it is gone: it was removed by
-    /// force, and nobody has seen it end.
-    async fn silence(
-        &mut self,
-        status: &VirtualMachineStatus,
-    ) -> Result<Option<Refusal>, ApiError> {
+    /// Why the pod that a status names may still write though it is gone: it
+    /// was removed by force, and nobody has seen it end.
+    async fn lost(&mut self, status: &VirtualMachineStatus) -> Result<Option<Refusal>, ApiError> {
         let (Some(last), Some(node)) = (&status.pod, &status.node_name) else {
             return Ok(None);
         };
@@ -351,8 +352,9 @@ impl Work<'_> {
         if over || self.context.pods.ended(&last.uid) {
             return Ok(None);
         }
-        let known = self.memo.missing.take().filter(|(uid, _)| *uid == last.uid);
-        let (uid, since) = known.unwrap_or_else(|| (last.uid.clone(), Instant::now()));
+        let uid = &last.uid;
+        let missing = self.memo.missing.entry(uid.clone());
+        let since = *missing.or_insert_with(Instant::now);
         let found = self.context.api.node(node).await?;
         let (printable, reason, message) = match fence::silence(found.as_ref()) {
             Silence::Over => return Ok(None),
@@ -372,7 +374,6 @@ impl Work<'_> {
                 ),
             ),
         };
-        self.memo.missing = Some((uid, since));
         Ok(Some(Refusal {
             printable: printable.into(),
             reason: reason.into(),
@@ -382,8 +383,12 @@ impl Work<'_> {
 
     /// Takes the leases of the claims that the machine writes, or says who
     /// has one.
-    async fn hold(&self, claims: &BTreeMap<String, Claim>) -> Result<Option<Refusal>, ApiError> {
-        let (api, namespace) = (&self.context.api, &self.identity.namespace);
+    async fn hold(
+        &mut self,
+        claims: &BTreeMap<String, Claim>,
+    ) -> Result<Option<Refusal>, ApiError> {
+        let (context, namespace) = (self.context, &self.identity.namespace.clone());
+        let api = &context.api;
         let asker = Holder {
             machine: self.identity.name.clone(),
             uid: self.identity.uid.clone(),
@@ -393,11 +398,17 @@ impl Work<'_> {
             let lease = api.lease(namespace, &name).await?;
             let spec = lease.as_ref().and_then(|lease| lease.spec.as_ref());
             let pod = |machine: &str| {
-                let pod = self.context.pods.get(namespace, &pod::name(machine))?;
+                let pod = context.pods.get(namespace, &pod::name(machine))?;
                 Some(PodState::clone(&pod))
             };
             match fence::verdict(spec, &asker, pod, Timestamp::now()) {
                 Verdict::Granted => {
+                    let before = fence::holder(spec).filter(|before| *before != asker);
+                    if let Some(before) = before
+                        && let Some(refusal) = self.lost_by(&before).await?
+                    {
+                        return Ok(Some(refusal));
+                    }
                     api.hold(namespace, &name, lease, &asker.identity(), found)
                         .await?;
                 }
@@ -412,6 +423,30 @@ impl Work<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Why the last pod of the machine that wrote before may still write.
+    async fn lost_by(&mut self, before: &Holder) -> Result<Option<Refusal>, ApiError> {
+        let api = &self.context.api;
+        let vm = api
+            .machine(&self.identity.namespace, &before.machine)
+            .await?;
+        let vm = vm.filter(|vm| vm.metadata.uid.as_ref() == Some(&before.uid));
+        let Some(status) = vm.and_then(|vm| vm.status) else {
+            return Ok(None);
+        };
+        let name = pod::name(&before.machine);
+        let pod = self.context.pods.get(&self.identity.namespace, &name);
+        if pod.is_some_and(|pod| pod.is_of(&before.uid)) {
+            // It is over: the verdict has seen that.
+            return Ok(None);
+        }
+        let lost = self.lost(&status).await?;
+        Ok(lost.map(|lost| Refusal {
+            printable: words::CLAIM_IN_USE.into(),
+            message: format!("machine {:?}: {}", before.machine, lost.message),
+            ..lost
+        }))
     }
 
     async fn delete(&mut self, pod: &PodState, why: Why) -> Result<(), ApiError> {

@@ -118,6 +118,38 @@ async fn a_guest_on_a_silent_node_is_not_started_elsewhere() {
         .unwrap();
     assert_eq!(failure.reason, "NodeSilent");
     assert_eq!(world.pod("web").await, None);
+    // Nor may another machine write the claim, though the lease is old.
+    let leases: Api<Lease> = Api::namespaced(world.client.clone(), &world.namespace);
+    let old = json!({ "spec": { "renewTime": "2020-01-01T00:00:00.000000Z" } });
+    leases
+        .patch("claim-data", &merge, &Patch::Merge(&old))
+        .await
+        .unwrap();
+    writer(&world, "other", "data").await;
+    let status = world.until("other", "ErrorClaimInUse").await;
+    let mut conditions = status.conditions.iter();
+    let failure = conditions.find(|c| c.type_ == "Failure").unwrap();
+    assert_eq!(failure.reason, "NodeSilent");
+    assert!(failure.message.contains("\"web\""), "{}", failure.message);
+    // However often it is tried, and whatever is asked for.
+    let generation = world.status("web").await.observed_generation;
+    let change = json!({ "spec": { "runStrategy": "Halted" } });
+    world.change("web", change).await;
+    let change = json!({ "spec": { "runStrategy": "Always" } });
+    world.change("web", change).await;
+    world.ask("web", "restarted-at").await;
+    crate::world::eventually(|| async {
+        let status = world.status("web").await;
+        (status.observed_generation > generation)
+            .then_some(())
+            .ok_or("it did not look".to_owned())
+    })
+    .await;
+    assert_eq!(world.pod("web").await, None);
+    assert_eq!(world.pod("other").await, None);
+    world
+        .change("other", json!({ "spec": { "runStrategy": "Halted" } }))
+        .await;
     let off = json!([{ "key": "node.kubernetes.io/out-of-service", "effect": "NoExecute" }]);
     nodes
         .patch(name, &how, &Patch::Apply(&node(off)))

@@ -147,7 +147,10 @@ async fn a_pool_has_as_many_machines_as_it_is_told() {
     }
     // A machine that is deleted by somebody is replaced.
     let which = ListParams::default().labels("bootwright.dev/pool=web");
-    let machine = world.machines().list(&which).await.unwrap().items.remove(0);
+    let machines = world.machines().list(&which).await.unwrap().items;
+    let machine = (machines.into_iter())
+        .find(|machine| machine.metadata.deletion_timestamp.is_none())
+        .unwrap();
     world
         .delete(machine.metadata.name.as_deref().unwrap())
         .await;
