@@ -30,6 +30,7 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, Store};
 use kube::{Client, Resource as _};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::api::status::VirtualMachineStatus;
 use config::Config;
@@ -262,6 +263,9 @@ where
     context.shared.knows(store.clone());
     let machines = watched::scoped(&context.api.client(), namespace.as_deref());
     let (tell, changed) = mpsc::unbounded();
+    // Store::wait_until_ready wakes only one of those who wait: kube's own
+    // Controller does already.
+    let (known, mut all_known) = watch::channel(false);
     let news = watched::news::<Guarded>(machines, writer);
     let news = news.inspect(move |news| {
         let pool = match news {
@@ -269,13 +273,17 @@ where
                 Some(pool) => Some(pool),
                 None => return,
             },
-            News::All => None,
+            News::All => {
+                known.send_replace(true);
+                None
+            }
         };
         // Nobody listens when everything ends.
         let _ = tell.unbounded_send(pool);
     });
+    let machines_known = all_known.clone();
     let synced = async {
-        if store.wait_until_ready().await.is_ok() {
+        if all_known.wait_for(|known| *known).await.is_ok() {
             context.pods.complete().await;
             context.shared.synced();
         }
@@ -283,7 +291,10 @@ where
     let of_pools = pools::run(
         Arc::clone(&context),
         namespace.clone(),
-        store.clone(),
+        pools::Machines {
+            store: store.clone(),
+            known: machines_known,
+        },
         changed,
         stop.clone(),
     );

@@ -15,6 +15,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::controller::{self, Action, Controller};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::{Resource as _, ResourceExt as _};
+use tokio::sync::watch;
 
 use super::api::{ApiError, Identity};
 use super::machines::{self, Guarded};
@@ -31,10 +32,18 @@ type GuardedPool = DeserializeGuard<VirtualMachinePool>;
 /// The wait after a refusal: the longest, and where doubling begins.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 
+/// The machines that are watched.
+pub(crate) struct Machines {
+    pub(crate) store: Store<Guarded>,
+    /// Whether the store has them all.
+    pub(crate) known: watch::Receiver<bool>,
+}
+
 /// What the reconciliation of pools shares.
 struct Pools {
     context: Arc<Context>,
     machines: Store<Guarded>,
+    known: watch::Receiver<bool>,
     memos: Mutex<HashMap<Key, Memo>>,
 }
 
@@ -52,7 +61,7 @@ struct Memo {
 pub(crate) async fn run<S>(
     context: Arc<Context>,
     namespace: Option<String>,
-    machines: Store<Guarded>,
+    machines: Machines,
     changed: impl Stream<Item = Option<Key>> + Send + 'static,
     stop: S,
 ) where
@@ -73,7 +82,8 @@ pub(crate) async fn run<S>(
     let config = controller::Config::default().concurrency(context.config.concurrency);
     let pools = Arc::new(Pools {
         context,
-        machines,
+        machines: machines.store,
+        known: machines.known,
         memos: Mutex::default(),
     });
     Controller::for_stream(stream::pending(), store)
@@ -172,7 +182,7 @@ fn failed(pool: Arc<GuardedPool>, error: &ApiError, pools: Arc<Pools>) -> Action
 }
 
 async fn reconcile(guarded: Arc<GuardedPool>, pools: Arc<Pools>) -> Result<Action, ApiError> {
-    if pools.machines.wait_until_ready().await.is_err() {
+    if pools.known.clone().wait_for(|known| *known).await.is_err() {
         return Ok(Action::await_change());
     }
     let begun = Instant::now();

@@ -164,6 +164,14 @@ async fn an_api_server_that_is_gone_for_a_while_is_waited_for() {
     world.until("web", "Running").await;
     let web = world.pod("web").await;
     door.open.store(false, Ordering::SeqCst);
+    // What was under way is through, or cut off.
+    eventually(|| async {
+        let log = controller.log();
+        log.contains("cannot watch")
+            .then_some(())
+            .ok_or("it still watches".to_owned())
+    })
+    .await;
     // Meanwhile a machine comes and another's pod goes.
     world.create("late", "Always", "").await;
     tokio::time::sleep(Duration::from_secs(15)).await;
