@@ -4,9 +4,9 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use xshell::{Shell, cmd};
+use xshell::cmd;
 
-use crate::{paths, proc};
+use crate::{go, paths, proc};
 
 /// A program that tests find by an environment variable.
 struct Tool {
@@ -29,17 +29,12 @@ const TOOLS: [Tool; 2] = [
 ];
 
 /// Builds the programs that are not there yet, and gives the variables that
-/// lead to them. Without Go there are none, and the tests say what they leave
-/// out.
+/// lead to them.
 ///
 /// # Errors
-/// A module cannot be fetched or built.
+/// There is no Go to be had, or a module cannot be fetched or built.
 pub(crate) fn variables() -> Result<Vec<(&'static str, PathBuf)>> {
-    let sh = Shell::new()?;
-    if proc::read(cmd!(sh, "go version")).is_err() {
-        eprintln!("distribution and ORAS are not tested: there is no Go to build them");
-        return Ok(Vec::new());
-    }
+    let (sh, go) = (go::shell()?, go::path()?);
     let mut variables = Vec::new();
     for tool in TOOLS {
         // The version is part of the path, so that another one is built.
@@ -49,8 +44,7 @@ pub(crate) fn variables() -> Result<Vec<(&'static str, PathBuf)>> {
         if !binary.is_file() {
             let module = tool.module;
             sh.set_var("GOBIN", &dir);
-            sh.set_var("GOFLAGS", "-trimpath");
-            proc::run(cmd!(sh, "go install {module}"))?;
+            proc::run(cmd!(sh, "{go} install {module}"))?;
         }
         variables.push((tool.variable, binary));
     }

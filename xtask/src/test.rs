@@ -42,23 +42,37 @@ pub(crate) enum Part {
     Cluster,
 }
 
-/// Runs the given parts, all but the lab and the cluster if none is given, and
-/// tells them all apart at the end.
+/// Runs the given parts, all but the lab if none is given, and tells them all
+/// apart at the end.
 pub(crate) fn run(parts: &[Part], set_up: bool) -> Result<()> {
-    // The lab's guests run emulated twice, and Kubernetes takes minutes to
-    // build: they are for those who ask for them.
+    // The lab's guests run emulated twice: they are for those who ask for them.
     let all: Vec<_> = (Part::value_variants().iter().copied())
-        .filter(|part| !matches!(part, Part::Lab | Part::Cluster))
+        .filter(|part| !matches!(part, Part::Lab))
         .collect();
     let parts = if parts.is_empty() { &all } else { parts };
     if set_up {
         set_up_for(parts)?;
     }
+    std::thread::scope(|scope| {
+        // Many tests leave a processor idle: Kubernetes is compiled meanwhile.
+        let mut kubernetes = (parts.contains(&Part::Cluster) && parts.len() > 1)
+            .then(|| scope.spawn(cluster::prepare));
+        run_parts(parts, |part| {
+            if let Some(thread) = kubernetes.take_if(|_| part == Part::Cluster) {
+                // What failed is tried again, and then told.
+                let _ = thread.join();
+            }
+            run_part(part)
+        })
+    })
+}
+
+fn run_parts(parts: &[Part], mut work: impl FnMut(Part) -> Result<()>) -> Result<()> {
     let mut outcomes = Vec::new();
     for &part in parts {
         eprintln!("\n== {} ==", name(part));
         let start = Instant::now();
-        let result = run_part(part);
+        let result = work(part);
         proc::check_interrupt()?;
         if let Err(error) = &result {
             eprintln!("{} failed: {}", name(part), proc::explained(error));
@@ -75,7 +89,7 @@ fn set_up_for(parts: &[Part]) -> Result<()> {
             Part::Unit => purposes.extend([Purpose::Image, Purpose::Referees]),
             Part::Referees => purposes.extend([Purpose::Image, Purpose::Referees]),
             Part::Lab => purposes.extend([Purpose::Image, Purpose::Lab]),
-            Part::Cluster => purposes.push(Purpose::Cluster),
+            Part::Cluster => purposes.extend([Purpose::Image, Purpose::Cluster]),
             Part::Boot => purposes.extend([Purpose::Image, Purpose::Boot]),
             Part::Fmt | Part::Clippy | Part::Generated | Part::Doc | Part::Book | Part::Deny => {}
         }

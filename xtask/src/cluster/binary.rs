@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
-use xshell::{Shell, cmd};
+use anyhow::{Context as _, Result};
+use xshell::cmd;
 
-use crate::{paths, proc};
+use crate::{go, paths, proc};
 
 /// Files of the module; the list of what was built.
 const SOURCES: [&str; 3] = ["go.mod", "go.sum", "main.go"];
@@ -26,11 +26,8 @@ pub(super) fn build() -> Result<PathBuf> {
     if binary.exists() && old == sources {
         return Ok(binary);
     }
-    let sh = Shell::new()?;
+    let (sh, go) = (go::shell()?, go::path()?);
     sh.change_dir(&module);
-    if proc::read(cmd!(sh, "go version")).is_err() {
-        bail!("Go 1.26 or newer is needed, or 1.21 or newer that may fetch it: https://go.dev/dl");
-    }
     fs::create_dir_all(paths::product("cluster"))?;
     let version = kubernetes(&sources).context("go.mod names no k8s.io/kubernetes")?;
     let minor = version.split('.').nth(1).unwrap_or_default();
@@ -40,10 +37,13 @@ pub(super) fn build() -> Result<PathBuf> {
          -X {package}.gitMajor=1 -X {package}.gitMinor={minor}"
     );
     sh.set_var("CGO_ENABLED", "0");
-    proc::run(cmd!(
+    let log = paths::product("cluster/build.log");
+    eprintln!("compiling Kubernetes (log: {})", log.display());
+    let build = cmd!(
         sh,
-        "go build -mod=readonly -trimpath -ldflags {flags} -o {binary} ."
-    ))?;
+        "nice -n 19 {go} build -mod=readonly -ldflags {flags} -o {binary} ."
+    );
+    proc::run_logged(build, &log)?;
     fs::write(built, sources)?;
     Ok(binary)
 }

@@ -61,6 +61,11 @@ pub(crate) fn run(action: Action) -> Result<()> {
     }
 }
 
+/// Compiles what the tests need, which takes minutes the first time.
+pub(crate) fn prepare() -> Result<()> {
+    binary::build().map(drop)
+}
+
 /// The tests that need an API server, against one of their own.
 pub(crate) fn test() -> Result<()> {
     let binary = binary::build()?;
