@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use xshell::{Shell, cmd};
 
+use crate::binary::Profile;
 use crate::boot::{Accel, Guest};
 use crate::launch::Machine;
 use crate::setup::Purpose;
@@ -26,24 +27,28 @@ const SLOW: &[&str] = &[
 
 /// Runs the demo and says what happened.
 pub(crate) fn run() -> Result<()> {
-    with_image(launch)
+    with_image(Profile::Demo, launch)
 }
 
-/// The demo, and then the same image as a disk that firmware boots.
+/// The demo with the released binary, and then the same image as a disk that
+/// firmware boots.
 pub(crate) fn test() -> Result<()> {
-    with_image(|image, binary, steps| {
+    with_image(Profile::Release, |image, binary, steps| {
         launch(image, binary, steps)?;
         boot(image, binary, steps)
     })
 }
 
-fn with_image(work: impl FnOnce(&image::Image, &Path, &mut Steps) -> Result<()>) -> Result<()> {
+fn with_image(
+    profile: Profile,
+    work: impl FnOnce(&image::Image, &Path, &mut Steps) -> Result<()>,
+) -> Result<()> {
     let mut steps = Steps::default();
     steps.time("packages", || {
         setup::packages(&[Purpose::Image, Purpose::Boot])?;
         Ok(String::new())
     })?;
-    let (image, binary) = image_and_binary(&mut steps)?;
+    let (image, binary) = image_and_binary(profile, &mut steps)?;
     work(&image, &binary, &mut steps)?;
     eprintln!();
     println!("{steps}");
@@ -51,14 +56,17 @@ fn with_image(work: impl FnOnce(&image::Image, &Path, &mut Steps) -> Result<()>)
 }
 
 /// Makes the image while cargo compiles.
-pub(crate) fn image_and_binary(steps: &mut Steps) -> Result<(image::Image, PathBuf)> {
+pub(crate) fn image_and_binary(
+    profile: Profile,
+    steps: &mut Steps,
+) -> Result<(image::Image, PathBuf)> {
     eprintln!(
         "making the image (log: {})",
         paths::product("image.log").display()
     );
     let (image, binary) = std::thread::scope(|scope| {
         let image = scope.spawn(|| timed(image::debian));
-        let binary = timed(binary::build);
+        let binary = timed(|| binary::build_as(profile));
         (
             image.join().map_err(|_| anyhow!("the image's thread died")),
             binary,
@@ -79,7 +87,10 @@ pub(crate) fn image_and_binary(steps: &mut Steps) -> Result<(image::Image, PathB
     steps.add(
         "bootwright",
         binary_time,
-        format!("static release binary, {size} MiB"),
+        match profile {
+            Profile::Release => format!("static release binary, {size} MiB"),
+            Profile::Demo => format!("static binary, {size} MiB, compiled in a hurry"),
+        },
     );
     Ok((image, binary))
 }

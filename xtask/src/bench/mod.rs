@@ -17,6 +17,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use xshell::{Shell, cmd};
 
+use crate::binary::Profile;
 use crate::image::Image;
 use crate::setup::{self, Purpose};
 use crate::{demo, paths, proc};
@@ -63,7 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     setup::packages(&[Purpose::Image, Purpose::Bench])?;
     let mut steps = demo::Steps::default();
-    let (image, binary) = demo::image_and_binary(&mut steps)?;
+    let (image, binary) = demo::image_and_binary(Profile::Release, &mut steps)?;
     let dir = options
         .dir
         .clone()
