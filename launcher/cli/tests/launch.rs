@@ -240,6 +240,23 @@ fn the_commands_of_local_machines_work_in_the_pod() {
 }
 
 #[test]
+fn without_a_balloon_nothing_is_taken_from_the_guest() {
+    for emulated in emulated() {
+        for (pluggable, words) in [(0, "stays as it is"), (256 << 20, "no balloon")] {
+            let pod = Pod::new();
+            let mut machine = pod.machine(Guest::new().say("up\n").sleep(), emulated);
+            machine["devices"]["balloon"] = json!(false);
+            machine["memory"]["maxBytes"] = json!((64 << 20) + pluggable);
+            let mut running = Running::start(&mut pod.launch(&machine));
+            running.until_it_says("up");
+            let resize = run(&mut pod.command(&["resize", "vm", "--memory", "32M"]));
+            assert!(!resize.status.success());
+            assert!(stderr(&resize).contains(words), "{}", stderr(&resize));
+        }
+    }
+}
+
+#[test]
 fn a_machine_that_is_to_wait_runs_when_it_is_resumed() {
     for emulated in emulated() {
         let pod = Pod::new();

@@ -134,6 +134,11 @@ pub(super) fn spec(
         sandbox: true,
         contained: is_filtered(),
         vsock: machine.devices.vsock,
+        balloon: machine.devices.balloon,
+        disk_queues: match machine.devices.disk_queues {
+            true => cpus,
+            false => 1,
+        },
     })
 }
 

@@ -119,6 +119,8 @@ pub(crate) fn prepare(
             sandbox: sandbox(&args.machine, chosen, messages),
             contained: false,
             vsock: true,
+            balloon: true,
+            disk_queues: Spec::most_queues(),
         };
         spec.save(&ready.place.state)
     });

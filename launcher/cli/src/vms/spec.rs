@@ -72,6 +72,16 @@ pub(crate) struct Spec {
     pub contained: bool,
     /// Whether there are sockets between the guest and its process.
     pub vsock: bool,
+    /// Whether the host can take memory back that the guest had at boot.
+    #[serde(default = "by_default")]
+    pub balloon: bool,
+    /// Most queues of a disk; it has no more than there are processors.
+    #[serde(default = "Spec::most_queues")]
+    pub disk_queues: u8,
+}
+
+fn by_default() -> bool {
+    true
 }
 
 /// What runs a guest.
@@ -174,6 +184,16 @@ impl Spec {
             protocol: Protocol::Tcp,
         }));
         forwards
+    }
+
+    /// Queues of a disk where nobody says how many.
+    pub(crate) fn most_queues() -> u8 {
+        8
+    }
+
+    /// Queues that a disk has.
+    pub(crate) fn queues(&self) -> u8 {
+        self.cpus.min(self.disk_queues).max(1)
     }
 
     /// The version that this program writes and reads.

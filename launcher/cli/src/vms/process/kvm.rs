@@ -205,7 +205,7 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
         devices.push(Box::new(sockets(&spec, &place, &control, teller)?));
     }
     let on_start = sandbox::for_devices(spec.sandbox, sandbox::Files::default());
-    let memory = Memory::new(&config.memory, &on_start, &mut devices)?;
+    let memory = Memory::new(&config.memory, spec.balloon, &on_start, &mut devices)?;
     let parts = Parts {
         devices,
         serial: Box::new(console.output()),
@@ -287,7 +287,7 @@ fn devices(
         let options = BlockOptions {
             name: format!("block{n}"),
             serial: disk.serial.clone(),
-            queues: u16::from(spec.cpus.min(8)),
+            queues: u16::from(spec.queues()),
             engine: BlockEngine::Auto,
             on_thread: Some(Arc::new(move || confine("block"))),
         };

@@ -49,6 +49,7 @@ impl Memory {
     /// Adds the devices for it.
     pub(super) fn new(
         config: &MemoryConfig,
+        balloon: bool,
         on_start: &OnStart,
         devices: &mut Vec<Box<dyn VirtioDevice>>,
     ) -> anyhow::Result<Self> {
@@ -65,6 +66,9 @@ impl Memory {
             memory.plug = Some(device.handle());
             devices.push(Box::new(device));
         }
+        if !balloon {
+            return Ok(memory);
+        }
         let config = balloon::Config {
             most: config.size,
             // The guest is to keep to what it was left with.
@@ -79,22 +83,25 @@ impl Memory {
 
     /// Has the guest go for so many bytes.
     pub(super) fn set(&self, bytes: u64) -> anyhow::Result<()> {
-        let Some(balloon) = &self.balloon else {
-            bail!("memory of huge pages stays as it is");
-        };
+        if self.plug.is_none() && self.balloon.is_none() {
+            bail!("memory of this machine stays as it is");
+        }
         let Wanted { plugged, taken } = wanted(self.boot, bytes);
+        if taken > 0 && self.balloon.is_none() {
+            bail!(too_little(bytes, self.boot));
+        }
         let most = self.plug.as_ref().map_or(0, MemHandle::most);
         if plugged > most {
             bail!(too_much(bytes, self.boot + most));
         }
         // What is given first, so that a guest between the two has more.
-        if taken == 0 {
+        if let Some(balloon) = self.balloon.as_ref().filter(|_| taken == 0) {
             balloon.request(0)?;
         }
         if let Some(plug) = &self.plug {
             plug.request(plugged)?;
         }
-        if taken > 0 {
+        if let Some(balloon) = self.balloon.as_ref().filter(|_| taken > 0) {
             balloon.request(taken)?;
         }
         Ok(())
@@ -137,6 +144,15 @@ pub(super) fn too_much(bytes: u64, most: u64) -> String {
         "{} of memory: this machine can have {} at most (run's --max-memory)",
         ByteSize(bytes),
         ByteSize(most)
+    )
+}
+
+/// What is said of less than can be taken without a balloon.
+pub(super) fn too_little(bytes: u64, boot: u64) -> String {
+    format!(
+        "{} of memory: this machine has no balloon, so it keeps the {} that it booted with",
+        ByteSize(bytes),
+        ByteSize(boot)
     )
 }
 

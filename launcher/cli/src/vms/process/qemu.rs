@@ -279,7 +279,8 @@ fn command(machine: &Prepared) -> anyhow::Result<Command> {
         });
         command.arg("-blockdev").arg(device.to_string());
         command.arg("-device").arg(format!(
-            "virtio-blk-pci,drive=disk{n},serial={}",
+            "virtio-blk-pci,drive=disk{n},num-queues={},serial={}",
+            spec.queues(),
             disk.serial.replace(',', ",,")
         ));
     }

@@ -19,6 +19,7 @@ pub(super) struct Memory {
     boot: u64,
     pluggable: u64,
     huge_pages: bool,
+    balloon: bool,
 }
 
 impl Memory {
@@ -29,6 +30,7 @@ impl Memory {
             boot: config.size,
             pluggable: config.hotplug,
             huge_pages: config.huge_pages,
+            balloon: spec.balloon,
         }
     }
 
@@ -38,6 +40,7 @@ impl Memory {
             boot,
             pluggable,
             huge_pages,
+            balloon,
         } = self;
         let kib = |bytes: u64| format!("{}k", bytes >> 10);
         if huge_pages {
@@ -58,9 +61,13 @@ impl Memory {
                 // QEMU aligns the device's addresses in the room that it has.
                 _ => format!("{},maxmem={}", kib(boot), kib(boot + pluggable + (1 << 30))),
             },
-            "-device".to_owned(),
-            format!("virtio-balloon-pci,id={BALLOON},free-page-reporting=on"),
         ];
+        if balloon {
+            arguments.extend([
+                "-device".to_owned(),
+                format!("virtio-balloon-pci,id={BALLOON},free-page-reporting=on"),
+            ]);
+        }
         if pluggable > 0 {
             arguments.extend([
                 "-object".to_owned(),
@@ -74,12 +81,15 @@ impl Memory {
 
     /// Has the guest go for so many bytes.
     pub(super) fn set(self, qmp: &Qmp, bytes: u64) -> anyhow::Result<()> {
-        if self.huge_pages {
-            bail!("memory of huge pages stays as it is");
+        if self.huge_pages || !self.balloon && self.pluggable == 0 {
+            bail!("memory of this machine stays as it is");
         }
         let Wanted { plugged, taken } = memory::wanted(self.boot, bytes);
         if plugged > self.pluggable {
             bail!(memory::too_much(bytes, self.boot + self.pluggable));
+        }
+        if taken > 0 && !self.balloon {
+            bail!(memory::too_little(bytes, self.boot));
         }
         if self.pluggable > 0 {
             let path = format!("/machine/peripheral/{MEMORY}");
@@ -87,6 +97,9 @@ impl Memory {
                 "qom-set",
                 json!({"path": path, "property": "requested-size", "value": plugged}),
             )?;
+        }
+        if !self.balloon {
+            return Ok(());
         }
         qmp.execute("balloon", json!({ "value": self.boot - taken }))
             .map(drop)
