@@ -1,4 +1,4 @@
-//! The binary, as it is released and as a demo needs it.
+//! The binaries, as they are released and as a demo needs them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,29 +11,36 @@ use crate::{paths, proc};
 /// The target whose standard library can be linked statically.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// The most that it may weigh.
+/// The most that `bootwright` may weigh.
 const LIMIT: u64 = 15 << 20;
 
 /// Program header types that only dynamically linked programs have (System V
 /// ABI, "Program Header"): the interpreter.
 const PT_INTERP: u32 = 3;
 
-/// How it is compiled.
+/// How they are compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
-    /// As it is released, which takes its time.
+    /// As they are released, which takes its time.
     Release,
-    /// For a look at it, in a fraction of that.
+    /// For a look at them, in a fraction of that.
     Demo,
 }
 
-/// Builds it as it is released, statically linked, and checks that it is.
+/// Builds `bootwright` as it is released, and checks that it is small.
 pub(crate) fn build() -> Result<PathBuf> {
-    build_as(Profile::Release)
+    let binary = build_as("bootwright", Profile::Release)?;
+    let size = fs::metadata(&binary)?.len();
+    if size > LIMIT {
+        let name = binary.display();
+        bail!("{name} has {size} bytes, more than {LIMIT}");
+    }
+    Ok(binary)
 }
 
-/// Builds it, statically linked, and checks that it is.
-pub(crate) fn build_as(profile: Profile) -> Result<PathBuf> {
+/// Builds the binary that has its package's name, statically linked, and
+/// checks that it is.
+pub(crate) fn build_as(package: &str, profile: Profile) -> Result<PathBuf> {
     let name = match profile {
         Profile::Release => "release",
         Profile::Demo => "demo",
@@ -47,21 +54,18 @@ pub(crate) fn build_as(profile: Profile) -> Result<PathBuf> {
     let relocations = "link-arg=-Wl,-z,pack-relative-relocs";
     proc::run(cmd!(
         sh,
-        "cargo rustc --profile {name} --locked --target {TARGET} --package bootwright
-         --bin bootwright -- -C {relocations}"
+        "cargo rustc --profile {name} --locked --target {TARGET} --package {package}
+         --bin {package} -- -C {relocations}"
     ))?;
-    let binary = paths::target().join(TARGET).join(name).join("bootwright");
-    check(&binary, profile)?;
+    let binary = paths::target().join(TARGET).join(name).join(package);
+    check_static(&binary)?;
     Ok(binary)
 }
 
-fn check(binary: &Path, profile: Profile) -> Result<()> {
+/// Fails unless a program runs without a dynamic linker.
+pub(crate) fn check_static(binary: &Path) -> Result<()> {
     let name = binary.display();
     let bytes = fs::read(binary).with_context(|| format!("cannot read {name}"))?;
-    let size = bytes.len() as u64;
-    if profile == Profile::Release && size > LIMIT {
-        bail!("{name} has {size} bytes, more than {LIMIT}");
-    }
     match interpreter(&bytes) {
         Some(false) => Ok(()),
         Some(true) => bail!("{name} is linked dynamically"),

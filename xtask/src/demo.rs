@@ -66,7 +66,7 @@ pub(crate) fn image_and_binary(
     );
     let (image, binary) = std::thread::scope(|scope| {
         let image = scope.spawn(|| timed(image::debian));
-        let binary = timed(|| binary::build_as(profile));
+        let binary = timed(|| binary::build_as("bootwright", profile));
         (
             image.join().map_err(|_| anyhow!("the image's thread died")),
             binary,

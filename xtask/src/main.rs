@@ -12,6 +12,7 @@ mod demo;
 mod generate;
 mod go;
 mod image;
+mod images;
 mod lab;
 mod launch;
 mod packages;
@@ -42,6 +43,8 @@ enum Command {
     Image,
     /// Build an image and boot it with `bootwright run`, as an ordinary user
     Demo,
+    /// Make the images that run in a cluster, as an OCI layout
+    Images(images::Options),
     /// Run all tests, or the given parts of them
     Test {
         /// Parts to run, in this order
@@ -88,6 +91,10 @@ fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Demo => demo::run(),
+        Command::Images(options) => {
+            setup::packages(&[setup::Purpose::Image])?;
+            images::run(&options)
+        }
         Command::Test { parts, no_setup } => test::run(&parts, !no_setup),
         Command::Lab(options) => {
             setup::packages(&[setup::Purpose::Image, setup::Purpose::Lab])?;

@@ -36,6 +36,7 @@ impl Purpose {
     fn packages(self) -> &'static [&'static str] {
         match self {
             Self::Image => &[
+                "binutils",
                 "buildah",
                 "ca-certificates",
                 "debian-archive-keyring",
