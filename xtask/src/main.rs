@@ -56,7 +56,7 @@ enum Command {
     },
     /// Run guests under KVM on an emulated machine that has it
     Lab(lab::Options),
-    /// Start and end a Kubernetes API server to try the definitions with
+    /// Start and end a Kubernetes API server, or a whole node, to try things with
     Cluster {
         #[command(subcommand)]
         action: cluster::Action,

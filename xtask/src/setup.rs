@@ -18,6 +18,8 @@ pub(crate) enum Purpose {
     Lab,
     /// Starting a Kubernetes API server.
     Cluster,
+    /// Starting a Kubernetes node.
+    Node,
     /// Comparing with other programs.
     Bench,
 }
@@ -30,6 +32,7 @@ impl Purpose {
         Self::Referees,
         Self::Lab,
         Self::Cluster,
+        Self::Node,
         Self::Bench,
     ];
 
@@ -95,6 +98,18 @@ impl Purpose {
                 "xz-utils",
             ],
             Self::Cluster => &["openssl"],
+            Self::Node => &[
+                "docker-registry",
+                "gcc",
+                "iproute2",
+                "iptables",
+                "libc6-dev",
+                "libseccomp-dev",
+                "openssl",
+                "pkgconf",
+                "skopeo",
+                "util-linux",
+            ],
             Self::Bench => &[
                 "docker-registry",
                 "e2fsprogs",

@@ -48,6 +48,21 @@ pub(super) fn build() -> Result<PathBuf> {
     Ok(binary)
 }
 
+/// Builds the program that holds a pod's namespaces, which needs no library.
+pub(super) fn pause() -> Result<PathBuf> {
+    let (sh, go) = (go::shell()?, go::path()?);
+    sh.change_dir(paths::workspace().join("testdata/cluster"));
+    fs::create_dir_all(paths::product("cluster"))?;
+    let binary = paths::product("cluster/pause");
+    sh.set_var("CGO_ENABLED", "0");
+    let flags = "-s -w";
+    proc::read(cmd!(
+        sh,
+        "{go} build -mod=readonly -ldflags {flags} -o {binary} ./pause"
+    ))?;
+    Ok(binary)
+}
+
 fn sources(module: &Path) -> Result<String> {
     let mut all = String::new();
     for name in SOURCES {

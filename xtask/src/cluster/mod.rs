@@ -1,30 +1,43 @@
-//! A real Kubernetes API server to test against, with etcd behind it.
+//! A real Kubernetes to test against: an API server, or a whole node.
 //!
 //! `testdata/cluster` is a Go module with every program of a cluster in one
-//! binary. It is built once; `up` starts etcd and the API server on loopback
-//! and installs our definitions, `down` ends them by their process ids and
-//! leaves nothing behind.
+//! binary. It is built once. `up` starts etcd and the API server on loopback,
+//! or with `--node` all of them, in namespaces of their own, and installs our
+//! definitions; `down` ends them and leaves nothing behind.
 
+mod access;
 mod binary;
+mod node;
+mod pause;
 mod plane;
+mod tools;
 
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use xshell::{Shell, cmd};
 
 use crate::{paths, proc, setup};
+use node::Node;
 use plane::Plane;
 
 /// Names the command line of kubectl, with spaces between words.
 const KUBECTL_VARIABLE: &str = "BOOTWRIGHT_TEST_KUBECTL";
 
+/// Where our definitions are.
+const DEFINITIONS: &str = "templates/cluster/crds";
+
 /// What to do with the cluster.
 #[derive(clap::Subcommand)]
 pub(crate) enum Action {
     /// Start it, and install the definitions of the custom resources
-    Up,
+    Up {
+        /// Start a whole node, and a registry beside it (as root)
+        #[arg(long)]
+        node: bool,
+    },
     /// End it and forget what it stored
     Down,
     /// Run kubectl against it
@@ -33,13 +46,33 @@ pub(crate) enum Action {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run a program within the node, where kubectl and ctr are at hand
+    Exec {
+        /// The program and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        words: Vec<String>,
+    },
+    /// Copy an image to the node's registry; prints what pods call it
+    Push {
+        /// The image, as skopeo names it: oci:DIR:TAG, docker-archive:FILE, …
+        image: String,
+        /// Its name there, and optionally a tag
+        name: String,
+    },
+    /// Be the first process of a node
+    #[command(hide = true)]
+    Inside {
+        /// The node's folder
+        dir: PathBuf,
+    },
 }
 
 /// Does it.
 pub(crate) fn run(action: Action) -> Result<()> {
     let plane = Plane::at(paths::product("cluster/up"));
+    let node = Node::at(paths::product("cluster/node"));
     match action {
-        Action::Up => {
+        Action::Up { node: false } => {
             setup::packages(&[setup::Purpose::Cluster])?;
             let binary = binary::build()?;
             plane.up(&binary)?;
@@ -47,7 +80,25 @@ pub(crate) fn run(action: Action) -> Result<()> {
             println!("export KUBECONFIG={}", plane.kubeconfig().display());
             Ok(())
         }
-        Action::Down => plane.down(),
+        Action::Up { node: true } => {
+            setup::packages(&[setup::Purpose::Node])?;
+            node.up()?;
+            proc::run(node.command(&[
+                "kubectl",
+                "apply",
+                "--server-side",
+                "--filename",
+                &definitions(),
+            ])?)
+        }
+        Action::Down => {
+            node.down()?;
+            plane.down()
+        }
+        Action::Kubectl { arguments } if node.dir().exists() => {
+            let words = [vec!["kubectl".to_owned()], arguments].concat();
+            become_it(node.command(&words)?)
+        }
         Action::Kubectl { arguments } => {
             // Without the file kubectl would ask whatever listens at port 8080.
             if !plane.kubeconfig().exists() {
@@ -56,14 +107,29 @@ pub(crate) fn run(action: Action) -> Result<()> {
             let mut kubectl = Command::new(binary::path());
             kubectl.arg("kubectl").args(arguments);
             kubectl.env("KUBECONFIG", plane.kubeconfig());
-            Err(kubectl.exec()).with_context(|| format!("cannot run {}", binary::path().display()))
+            become_it(kubectl)
         }
+        Action::Exec { words } => become_it(node.command(&words)?),
+        Action::Push { image, name } => {
+            println!("{}", node.push(&image, &name)?);
+            Ok(())
+        }
+        Action::Inside { dir } => Node::at(dir).inside(),
     }
 }
 
 /// Compiles what the tests need, which takes minutes the first time.
 pub(crate) fn prepare() -> Result<()> {
     binary::build().map(drop)
+}
+
+fn become_it(mut command: Command) -> Result<()> {
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot run {}", command.get_program().display()))
+}
+
+fn definitions() -> String {
+    paths::workspace().join(DEFINITIONS).display().to_string()
 }
 
 /// The tests that need an API server, against one of their own.
@@ -86,11 +152,10 @@ pub(crate) fn test() -> Result<()> {
 
 fn install(plane: &Plane) -> Result<()> {
     let sh = Shell::new()?;
-    sh.change_dir(paths::workspace());
     sh.set_var("KUBECONFIG", plane.kubeconfig());
-    let binary = binary::path();
+    let (binary, definitions) = (binary::path(), definitions());
     proc::run(cmd!(
         sh,
-        "{binary} kubectl apply --server-side -f templates/cluster/crds"
+        "{binary} kubectl apply --server-side --filename {definitions}"
     ))
 }

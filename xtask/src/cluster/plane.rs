@@ -1,9 +1,8 @@
 //! etcd and the API server: started, asked whether they are ready, ended.
 
 use std::fs::{self, File};
-use std::io::Read as _;
 use std::net::TcpListener;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use xshell::{Shell, cmd};
 
+use super::access;
 use crate::proc;
 
 /// How long programs may take until they are ready, or have ended.
@@ -82,14 +82,14 @@ impl Plane {
         let [client, peer, server] = [free_port()?, free_port()?, free_port()?];
         let etcd = format!("http://127.0.0.1:{client}");
         let store = self.start(binary, "etcd", &self.etcd(&etcd, peer))?;
-        let token = token()?;
+        let token = access::token()?;
         let tokens = format!("{token},admin,admin,\"system:masters\"\n");
-        self.secret("tokens", &tokens)?;
+        access::secret(&self.dir.join("tokens"), &tokens)?;
         let sh = Shell::new()?;
         let key = self.dir.join("service-account.key");
         proc::read(cmd!(sh, "openssl genrsa -out {key} 2048"))?;
         let api = self.start(binary, "kube-apiserver", &self.api_server(&etcd, server))?;
-        self.secret("kubeconfig", &self.config(server, &token))?;
+        access::secret(&self.kubeconfig(), &self.config(server, &token))?;
         self.wait(binary, [store, api])?;
         ended.leave();
         Ok(())
@@ -133,28 +133,13 @@ impl Plane {
     }
 
     fn config(&self, port: u16, token: &str) -> String {
-        let authority = self.dir.join("certificates/apiserver.crt");
-        serde_json::json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "test",
-            "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "admin" } }],
-            "clusters": [{ "name": "test", "cluster": {
-                "server": format!("https://127.0.0.1:{port}"),
-                "certificate-authority": authority,
-            } }],
-            "users": [{ "name": "admin", "user": { "token": token } }],
-        })
-        .to_string()
-    }
-
-    /// Writes a file that only its owner may read.
-    fn secret(&self, name: &str, text: &str) -> Result<()> {
-        let path = self.dir.join(name);
-        let mut options = File::options();
-        let file = options.write(true).create_new(true).mode(0o600).open(&path);
-        let mut file = file.with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(std::io::Write::write_all(&mut file, text.as_bytes())?)
+        let client = access::Client {
+            server: &format!("https://127.0.0.1:{port}"),
+            authority: &self.dir.join("certificates/apiserver.crt"),
+            user: "admin",
+            token,
+        };
+        client.to_string()
     }
 
     /// Starts a program that outlives xtask.
@@ -234,11 +219,4 @@ impl Plane {
 /// A port of loopback that nobody listens at.
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-/// 128 random bits in hexadecimal digits.
-fn token() -> Result<String> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
