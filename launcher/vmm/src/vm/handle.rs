@@ -145,13 +145,17 @@ impl Handle {
         self.request(Command::Resume)
     }
 
-    /// Ends the guest now; [`run`](super::Vm::run) returns
-    /// [`Killed`](super::Exit::Killed).
+    /// Ends the guest now, or as soon as it would run:
+    /// [`run`](super::Vm::run) returns [`Killed`](super::Exit::Killed). Does not
+    /// wait for that, so that the thread that will call `run` can ask, too.
     ///
     /// # Errors
-    /// If it does not run.
+    /// If there is no machine any more.
     pub fn kill(&self) -> Result<(), ControlError> {
-        self.request(Command::Kill)
+        let (sender, _) = mpsc::channel();
+        lock(&self.shared.events)
+            .send(Event::Command(Command::Kill, sender))
+            .map_err(|_| ControlError::NotRunning)
     }
 
     /// Presses the power button. What comes of it is up to the guest.

@@ -118,6 +118,20 @@ fn a_held_guest_does_nothing_and_then_goes_on() {
 }
 
 #[test]
+fn a_guest_that_is_to_end_before_it_runs_does() {
+    if !reachable() {
+        return;
+    }
+    let ended = limited(|| {
+        let mut vm = Guest::new(&POWER_OFF).make();
+        // By the thread that is to run it.
+        vm.handle().kill().unwrap();
+        vm.run().unwrap()
+    });
+    assert_eq!(ended, Exit::Killed);
+}
+
+#[test]
 fn a_guest_that_sleeps_can_be_ended() {
     if !reachable() {
         return;
