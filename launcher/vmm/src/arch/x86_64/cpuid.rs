@@ -9,6 +9,7 @@ use kvm_bindings::kvm_cpuid_entry2;
 /// The significant index flag of an entry.
 const INDEXED: u32 = kvm_bindings::KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
 
+const ECX_XSAVE: u32 = 1 << 26;
 const ECX_TSC_DEADLINE: u32 = 1 << 24;
 const ECX_HYPERVISOR: u32 = 1 << 31;
 const EDX_HTT: u32 = 1 << 28;
@@ -57,6 +58,9 @@ pub fn entries(supported: &[kvm_cpuid_entry2], id: u8, max_cpus: u8) -> Vec<kvm_
     for entry in &mut entries {
         adjust(entry, id, max_cpus, vendor);
     }
+    if !has_xsave(supported) {
+        entries.iter_mut().for_each(without_xsave);
+    }
     let highest = |base| {
         let leaf = supported.iter().find(|e| e.function == base);
         leaf.map_or(0, |e| e.eax)
@@ -76,6 +80,34 @@ pub fn entries(supported: &[kvm_cpuid_entry2], id: u8, max_cpus: u8) -> Vec<kvm_
         });
     }
     entries
+}
+
+fn has_xsave(entries: &[kvm_cpuid_entry2]) -> bool {
+    let basic = entries.iter().find(|e| e.function == 1);
+    basic.is_some_and(|e| e.ecx & ECX_XSAVE != 0)
+}
+
+/// Takes away what cannot be used without XSAVE (Intel SDM, volume 1, 13.1),
+/// which a KVM under another hypervisor can offer all the same, and Linux then
+/// uses: FMA, AVX, F16C; AVX2 and all of AVX-512; VAES and VPCLMULQDQ; AMX;
+/// AMD's XOP and FMA4.
+fn without_xsave(entry: &mut kvm_cpuid_entry2) {
+    let [mut ebx, mut ecx, mut edx] = [0; 3];
+    match (entry.function, entry.index) {
+        (0x1, _) => ecx = 1 << 12 | 1 << 28 | 1 << 29,
+        (0x7, 0) => {
+            ebx = 1 << 5 | 1 << 16 | 1 << 17 | 1 << 21 | 0b111 << 26 | 0b11 << 30;
+            ecx = 1 << 1 | 1 << 6 | 0b1111 << 9 | 1 << 14;
+            edx = 0b11 << 2 | 1 << 8 | 0b1111 << 22;
+        }
+        // AVX-VNNI, AVX512-BF16, and others of their kind.
+        (0x7, 1) => entry.eax &= !(1 << 4 | 1 << 5 | 1 << 21 | 1 << 23),
+        (0x8000_0001, _) => ecx = 1 << 11 | 1 << 16,
+        _ => {}
+    }
+    entry.ebx &= !ebx;
+    entry.ecx &= !ecx;
+    entry.edx &= !edx;
 }
 
 fn adjust(entry: &mut kvm_cpuid_entry2, id: u8, max_cpus: u8, vendor: Vendor) {
@@ -222,6 +254,25 @@ mod tests {
             !seen.iter().any(|e| e.function == 0xb),
             "beyond its highest leaf"
         );
+    }
+
+    #[test]
+    fn what_needs_xsave_is_not_there_without_it() {
+        let avx = 1 << 28;
+        for (xsave, expected) in [(ECX_XSAVE, avx), (0, 0)] {
+            let host = [
+                name(b"AuthenticAMD", 7),
+                leaf(1, 0, [0, 0, avx | xsave, 0]),
+                leaf(7, 0, [0, 1 << 5 | 1 << 8, 1 << 9, 0]),
+            ];
+            let seen = entries(&host, 0, 1);
+            assert_eq!(find(&seen, 1, 0).ecx & avx, expected);
+            let more = find(&seen, 7, 0);
+            // AVX2 and VAES go; BMI2 needs nothing of it.
+            let there = expected != 0;
+            assert_eq!(more.ebx, 1 << 8 | u32::from(there) << 5);
+            assert_eq!(more.ecx, u32::from(there) << 9);
+        }
     }
 
     #[test]
