@@ -65,7 +65,7 @@ struct Report {
 pub(super) fn run(runs: usize) -> Result<()> {
     // Before the lab takes the processors.
     let known_image = known::measure()?;
-    let mut lab = lab::prepare()?;
+    let mut lab = lab::prepare(None)?;
     lab.programs.extend(lab::examples(&["stopwatch"])?);
     let qemu = PathBuf::from("/usr/bin/qemu-system-x86_64");
     lab.programs.push(("qemu".into(), qemu));

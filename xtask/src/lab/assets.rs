@@ -45,12 +45,17 @@ pub(crate) struct Lab {
     pub(crate) files: Vec<PathBuf>,
 }
 
-/// Fetches packages that are missing and builds the programs.
-pub(crate) fn prepare() -> Result<Lab> {
+/// Fetches packages that are missing and builds the programs, but for the
+/// release `binary` if there is one.
+pub(crate) fn prepare(binary: Option<&Path>) -> Result<Lab> {
     let dir = paths::product("lab");
     let (bookworm, busybox) = suite(&dir, "bookworm")?;
     let (trixie, _) = suite(&dir, "trixie")?;
-    let binary = binary::build()?;
+    let binary = match binary {
+        Some(path) => fs::canonicalize(path)
+            .with_context(|| format!("cannot find the binary {}", path.display()))?,
+        None => binary::build()?,
+    };
     let mut programs = tests(&dir)?;
     programs.push(("bootwright".into(), binary.clone()));
     let of_host = OF_HOST.map(|name| (name.to_owned(), Path::new("/usr/bin").join(name)));

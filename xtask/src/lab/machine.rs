@@ -14,8 +14,14 @@ use crate::proc::{self, Group};
 /// L1's processor. What QEMU emulates of SVM does not tell L1 when L2 sets which
 /// registers XSAVE keeps (seen with 7.2): L1 then loses them when it switches,
 /// and whole systems in L2 crash. Without XSAVE there are SSE's only, which L1
-/// always keeps.
-const CPU: &str = "max,-xsave";
+/// always keeps. What needs it goes with it: QEMU would still show AVX, and
+/// Linux 6.12 takes it to be usable.
+///
+/// Without ERMS and FSRM, Linux clears and copies pages by words. Each store to
+/// a page that code was translated from has QEMU look through all of that; by
+/// bytes, a huge page that a kernel of L2 was in takes L1 minutes to clear, and
+/// its watchdog calls it a lockup.
+const CPU: &str = "max,-xsave,-avx,-avx2,-f16c,-fma,-vaes,-vpclmulqdq,-erms,-fsrm";
 
 /// How L1 is to be.
 #[derive(Debug)]
@@ -68,19 +74,19 @@ impl Machine {
              -cpu {CPU} -smp 2 -m {memory} -nodefaults -no-user-config -display none -monitor none
              -nic user,model=virtio-net-pci,restrict=on
              -no-reboot -kernel {kernel} -initrd {initramfs}
-             -append 'console=ttyS0 panic=-1 quiet' {drives...}
+             -append 'console=ttyS0 panic=-1 loglevel=7' {drives...}
              -serial {console_port} -serial {output_port} -serial {status_port}"
         );
         let start = Instant::now();
         let mut qemu = Group::spawn(&mut qemu.into())?;
         let mut reader = File::open(&output)?;
-        loop {
-            let ended = qemu.try_wait()?.is_some();
+        let ended = loop {
+            let ended = qemu.try_wait()?;
             let mut new = Vec::new();
             reader.read_to_end(&mut new)?;
             output_to(&new)?;
-            if ended {
-                break;
+            if let Some(ended) = ended {
+                break ended;
             }
             if start.elapsed() > self.limit {
                 let limit = self.limit.as_secs();
@@ -88,11 +94,11 @@ impl Machine {
                 bail!("the lab's machine did not end within {limit} s; {log}");
             }
             proc::sleep(Duration::from_millis(100))?;
-        }
+        };
         let status = fs::read_to_string(&status)?;
         status.trim().parse().with_context(|| {
             format!(
-                "the lab's machine ended early: {}",
+                "the lab's machine ended early, QEMU with {ended}: {}",
                 proc::tail(&console, 30)
             )
         })

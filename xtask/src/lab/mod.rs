@@ -15,6 +15,7 @@ mod runner;
 mod scenarios;
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
@@ -30,6 +31,9 @@ pub(crate) struct Options {
     /// Have the image and the disks in /disk for the command
     #[arg(long)]
     disk: bool,
+    /// Run this static binary instead of building the release
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
     /// A command for the shell of L1; without one, all scenarios run.
     /// Kernels are in /lab, programs in /lab/bin
     #[arg(last = true)]
@@ -38,7 +42,7 @@ pub(crate) struct Options {
 
 /// Runs a command in the lab, or scenarios.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let lab = assets::prepare()?;
+    let lab = assets::prepare(options.binary.as_deref())?;
     if options.command.is_empty() {
         return runner::run(&lab, options.scenario.as_deref().unwrap_or_default());
     }
@@ -62,5 +66,5 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// All scenarios, as a part of the tests.
 pub(crate) fn test() -> Result<()> {
-    runner::run(&assets::prepare()?, "")
+    runner::run(&assets::prepare(None)?, "")
 }
