@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -26,6 +27,9 @@ const MAX_CONTAINERS: usize = 1024;
 
 /// How often the device is looked at.
 const LOOK: Duration = Duration::from_secs(10);
+
+/// What the kernel tells of its devices (sysfs(5)).
+const CLASSES: &str = "/sys/class";
 
 /// How long to wait before another attempt to register, the first time and at
 /// most.
@@ -53,7 +57,7 @@ pub async fn run(options: Options, tell: impl Fn(Event) + Send + 'static) -> Res
     let socket = options.plugins.join(&endpoint);
     let kubelet = options.plugins.join(KUBELET);
     let mut changes = crate::watch::folder(&options.plugins)?;
-    let mut usable = look(Path::new(&options.device));
+    let mut usable = look(Path::new(&options.device), Path::new(CLASSES));
     tell(Event::Usable(usable.clone()));
     let (list, listed) = watch::channel(offer(&options, usable.is_ok()));
     let service = Arc::new(Plugin {
@@ -100,7 +104,7 @@ pub async fn run(options: Options, tell: impl Fn(Event) + Send + 'static) -> Res
             Some(()) = changes.recv() => {}
             () = sleep_until(wake) => {}
         }
-        let found = look(Path::new(&options.device));
+        let found = look(Path::new(&options.device), Path::new(CLASSES));
         if found != usable {
             usable = found;
             list.send_replace(offer(&options, usable.is_ok()));
@@ -114,15 +118,32 @@ fn offer(options: &Options, healthy: bool) -> Bytes {
     messages::list_and_watch_response(count, healthy).freeze()
 }
 
-/// Whether the device is one and can be opened.
-fn look(device: &Path) -> Result<(), String> {
+/// Whether the device is one and can be used.
+///
+/// A container that has not been given the device sees no file of it, or may
+/// not open that by its control group (EPERM). Whether there is a driver, the
+/// kernel then says in `classes`: without one, there is no entry there.
+fn look(device: &Path, classes: &Path) -> Result<(), String> {
     let said = |error: io::Error| format!("{}: {error}", device.display());
-    let file = fs::File::options()
+    let opened = fs::File::options()
         .read(true)
         .write(true)
         .custom_flags(OFlags::NONBLOCK.bits() as i32)
-        .open(device)
-        .map_err(said)?;
+        .open(device);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) => {
+            let out_of_reach = error.kind() == io::ErrorKind::NotFound
+                || error.raw_os_error() == Some(Errno::PERM.raw_os_error());
+            // Where the kernel itself would put it (devtmpfs).
+            let name = device.strip_prefix("/dev").ok();
+            let driver = name.map(|name| classes.join("misc").join(name));
+            return match driver.filter(|_| out_of_reach) {
+                Some(driver) if driver.is_dir() => Ok(()),
+                _ => Err(said(error)),
+            };
+        }
+    };
     match file.metadata().map_err(said)?.file_type().is_char_device() {
         true => Ok(()),
         false => Err(format!("{} is no device", device.display())),
@@ -210,5 +231,30 @@ impl Service for Plugin {
             }
             _ => Answer::Refused(UNIMPLEMENTED, "there is no such method"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_device_out_of_reach_is_usable_if_the_kernel_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let classes = dir.path();
+        let device = Path::new("/dev/bootwright-test");
+        let error = look(device, classes).unwrap_err();
+        assert!(error.contains("bootwright-test: No such file"), "{error}");
+        fs::create_dir_all(classes.join("misc/bootwright-test")).unwrap();
+        look(device, classes).unwrap();
+        // Not elsewhere, though.
+        let elsewhere = classes.join("bootwright-test");
+        assert!(look(&elsewhere, classes).is_err());
+        fs::write(&elsewhere, "").unwrap();
+        let error = look(&elsewhere, classes).unwrap_err();
+        assert!(error.ends_with("bootwright-test is no device"), "{error}");
+        look(Path::new("/dev/null"), classes).unwrap();
     }
 }

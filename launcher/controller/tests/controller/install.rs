@@ -5,8 +5,11 @@ use std::env;
 use std::fs;
 use std::process::Command;
 
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::rbac::v1::RoleBinding;
-use kube::api::{Api, Patch, PatchParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::pools::Pool;
@@ -97,6 +100,60 @@ async fn what_is_installed_may_do_its_work_and_no_more() {
     ] {
         assert!(!may(ACCOUNT, verb, what, namespace), "{verb} {what}");
     }
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: cargo xtask test cluster"]
+async fn the_device_plugin_holds_a_folder_and_nothing_else() {
+    let world = World::new("ctl-node").await;
+    install().await;
+    let sets: Api<DaemonSet> = Api::namespaced(world.client.clone(), "bootwright-node");
+    let set = sets.get("bootwright-node").await.unwrap();
+    let template = set.spec.unwrap().template;
+    let account = template.spec.as_ref().unwrap().service_account_name.clone();
+    let account = format!("system:serviceaccount:bootwright-node:{}", account.unwrap());
+    for (verb, what) in [
+        ("get", "nodes"),
+        ("list", "pods"),
+        ("get", "virtualmachines.bootwright.dev"),
+        ("create", "events"),
+    ] {
+        assert!(
+            !may(&account, verb, what, "bootwright-node"),
+            "{verb} {what}"
+        );
+    }
+    let pod = Pod {
+        metadata: ObjectMeta {
+            name: Some("plugin".into()),
+            ..template.metadata.unwrap()
+        },
+        spec: template.spec,
+        status: None,
+    };
+    let trial = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let create = async |namespace: &str, account: &str| {
+        let pods: Api<Pod> = Api::namespaced(world.client.clone(), namespace);
+        let mut pod = pod.clone();
+        let spec = pod.spec.as_mut().unwrap();
+        spec.service_account_name = Some(account.to_owned());
+        pods.create(&trial, &pod).await.map_err(|e| e.to_string())
+    };
+    create("bootwright-node", "bootwright-node").await.unwrap();
+    // The folder and root are all that keep it from where the controller is.
+    let account = "bootwright-controller";
+    let error = create("bootwright-system", account).await.unwrap_err();
+    assert!(
+        error.contains("violates PodSecurity \"restricted:latest\"")
+            && error.contains("hostPath")
+            && !error.contains("privilege")
+            && !error.contains("capabilities")
+            && !error.contains("seccomp"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
