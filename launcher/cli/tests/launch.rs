@@ -196,6 +196,53 @@ fn a_console_that_is_not_to_be_logged_is_not() {
     assert_eq!(output.stdout, b"");
 }
 
+/// The process called `name`, or so with an ending, that `ancestor` or one of
+/// its children has started.
+fn descendant(ancestor: u32, name: &str) -> Option<rustix::process::Pid> {
+    let mut family = vec![ancestor];
+    let mut found = None;
+    // A child's number need not be greater than its parent's.
+    for _ in 0..8 {
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            // proc_pid_stat(5): number, (name), state, parent.
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let Some((start, rest)) = stat.rsplit_once(") ") else {
+                continue;
+            };
+            let (id, comm) = start.split_once(" (").unwrap();
+            let (id, parent) = (id.parse().unwrap(), rest.split(' ').nth(1).unwrap());
+            if family.contains(&parent.parse().unwrap()) && !family.contains(&id) {
+                family.push(id);
+                if comm.starts_with(name) {
+                    found = rustix::process::Pid::from_raw(id.try_into().unwrap());
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_guest_whose_network_dies_is_turned_off_and_the_pod_says_why() {
+    for emulated in emulated() {
+        let pod = Pod::new();
+        let mut machine = pod.machine(Guest::new().say("up\n").sleep(), emulated);
+        machine["interface"] =
+            json!({ "name": "default", "mac": "02:00:00:00:00:01", "tcp": [], "udp": [] });
+        machine["graceSeconds"] = json!(1);
+        let mut running = Running::start(&mut pod.launch(&machine));
+        running.until_it_says("up");
+        let passt = descendant(running.0.id(), "passt").unwrap();
+        rustix::process::kill_process(passt, rustix::process::Signal::KILL).unwrap();
+        assert_eq!(running.status(), Some(33), "{emulated}");
+        let word = pod.word();
+        assert!(
+            word.contains("passt has ended") && word.contains("signal: 9"),
+            "{emulated}: {word}"
+        );
+    }
+}
+
 #[test]
 fn a_guest_that_does_not_hear_the_power_button_is_ended_when_its_time_is_up() {
     for emulated in emulated() {

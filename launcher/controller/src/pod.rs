@@ -109,9 +109,9 @@ pub fn pod(
 ) -> Result<Pod, PodError> {
     let spec = &vm.spec.template.spec;
     let volumes = volumes::volumes(spec, claims)?;
-    let resources = resources::resources(&spec.domain, launcher)?;
     let uid = vm.metadata.uid.clone().unwrap_or_default();
     let interface = network::interface(spec, &uid);
+    let resources = resources::resources(&spec.domain, interface.as_ref(), launcher)?;
     let machine = machine(vm, launcher, &volumes, &resources, interface)?;
     let json = serde_json::to_string(&machine).map_err(|e| PodError::Json(e.to_string()))?;
     let name = vm.metadata.name.clone().unwrap_or_default();

@@ -178,7 +178,7 @@ fn without_user_namespaces_and_kvm_the_pod_says_so() {
         .limits
         .unwrap();
     assert!(!limits.contains_key("bootwright.dev/kvm"), "{limits:?}");
-    assert_eq!(limits["memory"].0, "1346Mi");
+    assert_eq!(limits["memory"].0, "1410Mi");
 }
 
 #[test]

@@ -241,7 +241,9 @@ pub(crate) fn mac(text: &str) -> Option<[u8; 6]> {
     let mut bytes = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut bytes {
-        let part = parts.next().filter(|part| part.len() == 2)?;
+        // Rust's own reading takes a sign as well.
+        let hex = |part: &&str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+        let part = parts.next().filter(hex)?;
         *byte = u8::from_str_radix(part, 16).ok()?;
     }
     // Frames to many are no one's own address (IEEE 802, 8.2).
@@ -341,6 +343,11 @@ mod tests {
                 "interface.mac",
             ),
             ("/interface/mac", json!("02:00:00:00:01"), "interface.mac"),
+            (
+                "/interface/mac",
+                json!("02:00:00:00:00:+1"),
+                "interface.mac",
+            ),
             ("/interface/tcp", json!([0]), "interface.tcp: 0 is no port"),
             (
                 "/interface/tcp",

@@ -70,6 +70,7 @@ pub(super) fn supervise(
     launched.sender.send(&Command::Start)?;
     let grace = Duration::from_secs(machine.grace_seconds);
     let mut farewell = Farewell::new(grace);
+    let mut lost = None;
     let ended = loop {
         let now = Instant::now();
         let happening = match farewell.wait(now) {
@@ -86,6 +87,14 @@ pub(super) fn supervise(
             }
             Ok(Happening::Event(Event::Ready)) => messages.note("the guest has booted"),
             Ok(Happening::Event(Event::Warning(text))) => messages.warn(&text),
+            Ok(Happening::Event(Event::NetworkLost(text))) => {
+                messages.warn(&text);
+                // Nobody can reach it any more; another one may be started.
+                if farewell.begin(Instant::now()) {
+                    messages.note("the power button is pressed");
+                    lost = Some(text);
+                }
+            }
             Ok(Happening::Event(Event::Ended(end))) => break Ok(end),
             Ok(Happening::Event(Event::Failed(text))) => break Err(anyhow::anyhow!(text)),
             Ok(Happening::Event(Event::Prepared | Event::Started)) => {}
@@ -108,7 +117,11 @@ pub(super) fn supervise(
         let _ = shown.join();
     }
     let _ = launched.child.wait();
-    match ended? {
+    let ended = ended?;
+    if let Some(text) = lost {
+        return Ok((End::Crash(text), None));
+    }
+    match ended {
         End::Killed if farewell.is_over() => {
             let seconds = machine.grace_seconds;
             let text =

@@ -93,7 +93,9 @@ pub(crate) fn foreground(
         };
         match happening {
             Happening::Escape => watch.stop(&mut launched.sender, messages),
-            Happening::Event(Event::Warning(text)) => messages.warn(&text),
+            Happening::Event(Event::Warning(text) | Event::NetworkLost(text)) => {
+                messages.warn(&text);
+            }
             Happening::Event(Event::Ended(end)) => break Ok(end),
             Happening::Event(Event::Failed(text)) => break Err(anyhow::anyhow!(text)),
             Happening::Event(Event::Prepared | Event::Started | Event::Ready) => {}

@@ -49,7 +49,7 @@ pub(crate) fn launch(
     loop {
         match launched.receiver.next()? {
             Some(Event::Prepared) => return Ok(launched),
-            Some(Event::Warning(text)) => messages.warn(&text),
+            Some(Event::Warning(text) | Event::NetworkLost(text)) => messages.warn(&text),
             Some(Event::Failed(text)) => bail!("{text}"),
             Some(Event::Started | Event::Ready | Event::Ended(_)) => {}
             None => bail!("the machine's process {}", launched.gone()),
@@ -85,7 +85,9 @@ impl Launched {
                         how.unwrap_or_else(|| "the guest has ended".to_owned())
                     )
                 }
-                Some(Event::Warning(_) | Event::Prepared | Event::Ready) => {}
+                Some(
+                    Event::Warning(_) | Event::NetworkLost(_) | Event::Prepared | Event::Ready,
+                ) => {}
                 None => bail!("the machine's process {}", self.gone()),
             }
         }

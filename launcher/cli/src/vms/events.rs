@@ -26,6 +26,8 @@ pub(crate) enum Event {
     Started,
     /// The guest says that it has booted.
     Ready,
+    /// The guest has no network any more: why.
+    NetworkLost(String),
     /// It has ended.
     Ended(End),
     /// It could not be started, or not go on.

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::{Launcher, PodError};
 use crate::api::domain::{Domain, MAX_CPUS, Resources};
-use crate::machine::{Cpus, Memory};
+use crate::machine::{Cpus, Interface, Memory};
 use crate::quantity;
 
 /// The resource that the node's device plugin offers.
@@ -15,6 +15,10 @@ pub(super) const KVM: &str = "bootwright.dev/kvm";
 
 /// Set aside for a launcher besides its guest's memory, in bytes.
 const OVERHEAD: u64 = 64 << 20;
+
+/// Set aside for the sockets of a machine whose interface lists no ports, in
+/// bytes: see `passt.rs` of the launcher.
+const UNLISTED_OVERHEAD: u64 = 64 << 20;
 
 /// Set aside for QEMU and its translated code as well, in bytes.
 const EMULATION_OVERHEAD: u64 = 256 << 20;
@@ -36,7 +40,11 @@ pub(super) struct Sized {
 }
 
 /// Sizes a machine and its pod.
-pub(super) fn resources(domain: &Domain, launcher: &Launcher) -> Result<Sized, PodError> {
+pub(super) fn resources(
+    domain: &Domain,
+    interface: Option<&Interface>,
+    launcher: &Launcher,
+) -> Result<Sized, PodError> {
     let none = Resources::default();
     let asked = domain.resources.as_ref().unwrap_or(&none);
     let cpus = cpus(domain, asked)?;
@@ -58,8 +66,16 @@ pub(super) fn resources(domain: &Domain, launcher: &Launcher) -> Result<Sized, P
     } else {
         0
     };
+    let unlisted = match interface {
+        Some(Interface {
+            tcp: None,
+            udp: None,
+            ..
+        }) => UNLISTED_OVERHEAD,
+        _ => 0,
+    };
     let tables = memory.max_bytes.div_ceil(PER_PAGE_TABLE_BYTE);
-    let overhead = OVERHEAD.saturating_add(tables).saturating_add(emulation);
+    let overhead = (OVERHEAD + emulation + unlisted).saturating_add(tables);
     let (request, limit) = if memory.page_bytes > 0 {
         let name = if memory.page_bytes == 1 << 30 {
             "hugepages-1Gi"

@@ -194,6 +194,9 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
     // Ends with this function.
     let mut helper = None;
     if let Some(peer) = peer(&spec, &place, &mut helper)? {
+        if let Some(passt) = &helper {
+            passt.watch(teller, &confinement)?;
+        }
         let on_start = sandbox::for_devices(spec.sandbox, sandbox::Files::default());
         let mtu = (spec.network == Network::User).then_some(MTU);
         let config = net::Config { mac: spec.mac, mtu };

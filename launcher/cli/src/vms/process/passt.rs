@@ -1,21 +1,28 @@
 //! passt: the process that turns a guest's frames into the host's sockets.
 //!
 //! It is given one end of a connected socket as its standard input, and ends
-//! when the other end is closed.
+//! when the other end is closed. If it ends before, that is told.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open};
 
+use super::Teller;
+use super::confinement::Confinement;
 use crate::args;
 use crate::vms::accel::find_program;
+use crate::vms::events::Event;
 use crate::vms::network::{Forward, Protocol};
 use crate::vms::spec::Spec;
 
@@ -35,9 +42,21 @@ pub(crate) fn become_passt(command: &[OsString]) -> ExitCode {
 /// How long passt may take to say that it cannot start.
 const SETTLE: Duration = Duration::from_millis(30);
 
-/// A passt process.
+/// How long a passt may have ended before its guest has.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The ports that lead to a guest whose interface lists none. Each costs a
+/// socket, of which the kernel takes about 5 KiB; all would be 370 MiB.
+const TCP_PORTS: u16 = 11_264;
+const UDP_PORTS: u16 = 1024;
+
+/// A passt process; it is ended when this is dropped.
 #[derive(Debug)]
-pub(super) struct Passt(Child);
+pub(super) struct Passt {
+    /// Nothing once it is to end.
+    child: Arc<Mutex<Option<Child>>>,
+    log: PathBuf,
+}
 
 /// What passt says where it may not make namespaces: in a container, in a
 /// chroot, or on a host that allows them to root alone.
@@ -114,18 +133,28 @@ fn begin(
     let mut child = command.spawn().context("cannot run passt")?;
     thread::sleep(SETTLE);
     let Some(status) = child.try_wait()? else {
-        return Ok(Begun::Up(Passt(child)));
+        return Ok(Begun::Up(Passt {
+            child: Arc::new(Mutex::new(Some(child))),
+            log: log.to_owned(),
+        }));
     };
+    Ok(Begun::Ended(status, said(log)))
+}
+
+/// What passt has said, in one line.
+fn said(log: &Path) -> String {
     let said = fs::read_to_string(log).unwrap_or_default();
     let lines = said.lines().filter(|l| !l.contains("to syslog"));
-    Ok(Begun::Ended(status, lines.collect::<Vec<_>>().join("; ")))
+    lines.collect::<Vec<_>>().join("; ")
 }
 
 /// What passt is told of the ports of one protocol that it forwards.
 fn ports(forwards: &[Forward], all: bool, protocol: Protocol) -> Vec<String> {
     if all {
-        // All but those from which programs are given one (its manual, `-t`).
-        return vec!["all".to_owned()];
+        let last = *unlisted(protocol, getrlimit(Resource::Nofile).maximum).end();
+        // Not as a range: of one, each port must be free, and other containers
+        // of the pod may have theirs (its manual, `-t`).
+        return vec![format!("~{}-{}", last.saturating_add(1), u16::MAX)];
     }
     let of = forwards.iter().filter(|f| f.protocol == protocol);
     let mut ports: Vec<String> = of
@@ -140,10 +169,87 @@ fn ports(forwards: &[Forward], all: bool, protocol: Protocol) -> Vec<String> {
     ports
 }
 
+/// The ports that lead to a guest without a list of them, where at most
+/// `files` files can be open (none is no limit). A quarter of those is for
+/// connections.
+fn unlisted(protocol: Protocol, files: Option<u64>) -> RangeInclusive<u16> {
+    let most = match protocol {
+        Protocol::Tcp => TCP_PORTS,
+        Protocol::Udp => UDP_PORTS,
+    };
+    let wanted = u64::from(TCP_PORTS) + u64::from(UDP_PORTS);
+    let fits = files.map_or(wanted, |files| files / 4 * 3).min(wanted);
+    let last = u64::from(most) * fits / wanted;
+    1..=u16::try_from(last).unwrap_or(most).max(1)
+}
+
+impl Passt {
+    /// Tells when passt ends and the guest does not.
+    pub(super) fn watch(&self, teller: &Teller, confinement: &Confinement) -> anyhow::Result<()> {
+        let id = locked(&self.child).as_ref().map(Child::id);
+        let id = id.and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let process = pidfd_open(id.context("passt is gone")?, PidfdFlags::empty())?;
+        let (child, log) = (Arc::clone(&self.child), self.log.clone());
+        let (teller, confinement) = (teller.clone(), confinement.clone());
+        let watch = move || {
+            confinement.enter();
+            while poll(&mut [PollFd::new(&process, PollFlags::IN)], None).is_err() {}
+            // A guest that ends takes passt with it.
+            thread::sleep(FAREWELL);
+            let Some(child) = &mut *locked(&child) else {
+                return;
+            };
+            let how = match child.try_wait() {
+                Ok(Some(status)) => status.to_string(),
+                Ok(None) => return,
+                Err(error) => error.to_string(),
+            };
+            let said = crate::progress::printable(&said(&log));
+            let what = match said.as_str() {
+                "" => how,
+                said => format!("{how}: {said}"),
+            };
+            teller.tell(&Event::NetworkLost(format!(
+                "passt has ended, and with it the guest's network ({what})"
+            )));
+        };
+        thread::Builder::new().name("passt".into()).spawn(watch)?;
+        Ok(())
+    }
+}
+
+fn locked(child: &Mutex<Option<Child>>) -> MutexGuard<'_, Option<Child>> {
+    child.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Drop for Passt {
     fn drop(&mut self) {
-        // It ends by itself when its socket is closed; this makes sure.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        if let Some(mut child) = locked(&self.child).take() {
+            // It ends by itself when its socket is closed; this makes sure.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn unlisted_ports_fit_into_the_files_that_may_be_open() {
+        for (files, tcp, udp) in [
+            (None, 11_264, 1024),
+            (Some(1 << 20), 11_264, 1024),
+            (Some(20_000), 11_264, 1024),
+            (Some(4096), 2816, 256),
+            (Some(1024), 704, 64),
+            (Some(0), 1, 1),
+        ] {
+            let last = |protocol| *unlisted(protocol, files).end();
+            assert_eq!((last(Protocol::Tcp), last(Protocol::Udp)), (tcp, udp));
+        }
     }
 }

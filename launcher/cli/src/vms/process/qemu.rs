@@ -140,7 +140,9 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
         if let Some(listener) = &net {
             let socket = connect(listener, &mut child)?;
             let log = machine.place.state.join("passt.log");
-            helper = Some(passt::start(socket.into(), &machine.spec, MTU, &log)?);
+            let passt = passt::start(socket.into(), &machine.spec, MTU, &log)?;
+            passt.watch(teller, &machine.confinement)?;
+            helper = Some(passt);
         }
         Qmp::new(qmp)
     });
