@@ -253,7 +253,7 @@ fn command(machine: &Prepared) -> anyhow::Result<Command> {
     command
         .args(["-name", &spec.name])
         .args(["-machine", "q35,usb=off,vmport=off"])
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
+        .args(["-accel", accelerator(spec.contained), "-cpu", "max"])
         .args(["-smp", &spec.cpus.to_string()])
         .args(["-uuid", &spec.uuid.to_string()])
         .args(["-nodefaults", "-no-user-config", "-display", "none"])
@@ -354,10 +354,23 @@ fn network(machine: &Prepared, command: &mut Command) -> anyhow::Result<Option<U
         }
     };
     command.arg("-netdev").arg(format!("{netdev},id=net"));
+    // Without a ROM: nothing boots over the network, and an image that has no
+    // ROMs starts no QEMU that looks for one.
     command
         .arg("-device")
-        .arg(format!("virtio-net-pci,netdev=net,mac={mac}{mtu}"));
+        .arg(format!("virtio-net-pci,netdev=net,mac={mac},romfile={mtu}"));
     Ok(listening)
+}
+
+/// How QEMU emulates. By itself it keeps as much translated code as an eighth
+/// of the host's memory, up to a GiB; a pod has set less aside
+/// (`EMULATION_OVERHEAD` in the controller's `pod/resources.rs`), and would be
+/// killed for it.
+fn accelerator(contained: bool) -> &'static str {
+    match contained {
+        true => "tcg,thread=multi,tb-size=128",
+        false => "tcg,thread=multi",
+    }
 }
 
 /// A file that holds what the blob does; QEMU takes nothing else.
