@@ -1,11 +1,13 @@
 //! Speed and memory of the builder beside the floor and beside the programs
-//! that do parts of its work, all in one run on one machine; and of booting,
-//! in the lab.
+//! that do parts of its work, all in one run on one machine; of booting, in the
+//! lab; and of the cluster's controller.
 
 mod boot;
+mod cluster;
 mod floor;
 mod known;
 mod measure;
+mod page;
 mod push;
 mod report;
 mod synthetic;
@@ -39,7 +41,7 @@ pub(crate) struct Options {
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
-    /// Write docs/src/benchmarks.md from the results
+    /// Write the results into docs/src/benchmarks.md
     #[arg(long)]
     write: bool,
 }
@@ -51,6 +53,8 @@ enum Subject {
     Build,
     /// The machine monitor, booting a stock kernel in the lab
     Boot,
+    /// The cluster's controller, with a Kubernetes API server
+    Cluster,
 }
 
 /// Measures everything and prints it.
@@ -58,6 +62,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.subject == Subject::Boot {
         setup::packages(&[Purpose::Image, Purpose::Lab])?;
         return boot::run(options.runs.max(1));
+    }
+    if options.subject == Subject::Cluster {
+        setup::packages(&[Purpose::Cluster])?;
+        return cluster::run(options.write);
     }
     if cfg!(debug_assertions) {
         return optimised();
@@ -87,10 +95,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let json = report.json()?;
     fs::write(paths::product("bench.json"), &json)?;
     if options.write {
-        fs::write(
-            paths::workspace().join("docs/src/benchmarks.md"),
-            report.page(),
-        )?;
+        page::renew("build", &report.section())?;
     }
     println!("{}", if options.json { json } else { report.table() });
     Ok(())

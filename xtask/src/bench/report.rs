@@ -1,4 +1,4 @@
-//! The results as a table, as a page of the book and as JSON.
+//! The results as a table, as a section of the book and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -15,7 +15,7 @@ use crate::proc;
 
 /// What the tables do not say of themselves.
 const EXPLANATION: &str = "\
-## What is compared
+### What is compared
 
 - **floor** is what no builder can do without: the SHA-256 of every blob, inflating it, and the
   SHA-256 of every tar, with reading and inflating on one thread and hashing on another. A cold
@@ -219,10 +219,10 @@ impl Report {
         text
     }
 
-    /// The page of the book.
-    pub(super) fn page(&self) -> String {
+    /// The section of the book.
+    pub(super) fn section(&self) -> String {
         format!(
-            "# Benchmarks\n\n\
+            "## The builder\n\n\
              Written by `cargo xtask bench --write`: medians of {} runs on the demo's Debian image\n\
              and on a synthetic one, all in one go on one machine ({}).\n\
              The files were in the page cache. Times of programs that do not wait for the disk\n\
@@ -236,7 +236,8 @@ impl Report {
     }
 }
 
-fn markdown(heads: &[&str], rows: Vec<Vec<String>>) -> String {
+/// A table.
+pub(super) fn markdown(heads: &[&str], rows: Vec<Vec<String>>) -> String {
     let width = |i: usize| {
         let cells = rows
             .iter()
@@ -262,7 +263,7 @@ fn markdown(heads: &[&str], rows: Vec<Vec<String>>) -> String {
 }
 
 /// Processor, cores, kernel and how busy they are; no names of hosts.
-fn machine() -> Result<String> {
+pub(super) fn machine() -> Result<String> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
     let model = cpuinfo
         .lines()

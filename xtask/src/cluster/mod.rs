@@ -134,6 +134,28 @@ fn definitions() -> String {
 
 /// The tests that need an API server, against one of their own.
 pub(crate) fn test() -> Result<()> {
+    with_plane(|sh| {
+        proc::run(cmd!(
+            sh,
+            "cargo test --locked --quiet --package bootwright-controller
+            --test api_server --test controller -- --ignored"
+        ))
+    })
+}
+
+/// The numbers of the controller, against an API server of their own: what the
+/// benchmark printed.
+pub(crate) fn bench() -> Result<String> {
+    with_plane(|sh| {
+        proc::read(cmd!(
+            sh,
+            "cargo bench --locked --quiet --package bootwright-controller --bench cluster"
+        ))
+    })
+}
+
+/// Does something with an API server that is started for it.
+fn with_plane<T>(work: impl FnOnce(&Shell) -> Result<T>) -> Result<T> {
     let binary = binary::build()?;
     let dir = tempfile::tempdir()?;
     let plane = Plane::at(dir.path().join("plane"));
@@ -143,11 +165,7 @@ pub(crate) fn test() -> Result<()> {
     sh.change_dir(paths::workspace());
     sh.set_var("KUBECONFIG", plane.kubeconfig());
     sh.set_var(KUBECTL_VARIABLE, format!("{} kubectl", binary.display()));
-    proc::run(cmd!(
-        sh,
-        "cargo test --locked --quiet --package bootwright-controller
-        --test api_server --test controller -- --ignored"
-    ))
+    work(&sh)
 }
 
 fn install(plane: &Plane) -> Result<()> {
