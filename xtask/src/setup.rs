@@ -77,6 +77,7 @@ impl Purpose {
                 "openssl",
                 "passt",
                 "podman",
+                "prometheus",
                 "python3",
                 "qemu-utils",
                 "sbsigntool",
@@ -97,7 +98,7 @@ impl Purpose {
                 "qemu-utils",
                 "xz-utils",
             ],
-            Self::Cluster => &["openssl"],
+            Self::Cluster => &["openssl", "passt", "prometheus", "qemu-system-x86"],
             Self::Node => &[
                 "docker-registry",
                 "gcc",

@@ -372,6 +372,7 @@ fn check(converted: &mut Converted, at: &str, spec: VirtualMachineSpec) {
         image: String::new(),
         emulation: false,
         user_namespaces: true,
+        metrics_port: None,
     };
     if let Err(error) = pod::pod(&machine, &launcher, &claims) {
         converted.lost(format!("{at}.template.spec"), error.to_string());

@@ -33,11 +33,13 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::api::status::VirtualMachineStatus;
+use crate::api::{VirtualMachine, VirtualMachinePool};
 use config::Config;
 use index::PodIndex;
 use leader::Candidate;
 use machines::Guarded;
-use metrics::{Metrics, Row};
+use metrics::{Metrics, PoolRow, Row};
+use pools::GuardedPool;
 use watched::News;
 
 /// The name under which fields of objects are owned and events are told.
@@ -61,6 +63,7 @@ pub enum ManagerError {
 pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     stores: Mutex<Vec<Store<Guarded>>>,
+    pools: Mutex<Vec<Store<GuardedPool>>>,
     /// How many of them are not complete.
     waiting: AtomicUsize,
 }
@@ -137,6 +140,12 @@ impl Shared {
         stores.push(store);
     }
 
+    /// The pools of a namespace, or all.
+    pub(crate) fn knows_pools(&self, store: Store<GuardedPool>) {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.push(store);
+    }
+
     /// One more of the stores is complete.
     pub(crate) fn synced(&self) {
         if self.waiting.fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -155,6 +164,8 @@ impl Shared {
     fn end(&self) {
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         stores.clear();
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.clear();
         self.metrics.leads(false, false);
     }
 }
@@ -168,21 +179,50 @@ impl http::Source for Shared {
         let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let all = stores.iter().flat_map(Store::state);
         let mut rows: Vec<_> = all
-            .filter_map(|guarded| {
-                let vm = guarded.0.as_ref().ok()?;
-                let status = vm.status.as_ref();
-                let text = |text: Option<&String>| text.cloned().unwrap_or_default();
-                Some(Row {
-                    namespace: text(vm.metadata.namespace.as_ref()),
-                    name: text(vm.metadata.name.as_ref()),
-                    status: text(status.and_then(|status| status.printable_status.as_ref())),
-                    node: text(status.and_then(|status| status.node_name.as_ref())),
-                })
-            })
+            .filter_map(|guarded| row(guarded.0.as_ref().ok()?))
             .collect();
         rows.sort();
-        self.metrics.text(&rows)
+        drop(stores);
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = pools.iter().flat_map(Store::state);
+        let mut of_pools: Vec<_> = all
+            .filter_map(|guarded| pool_row(guarded.0.as_ref().ok()?))
+            .collect();
+        of_pools.sort();
+        drop(pools);
+        self.metrics.text(&rows, &of_pools)
     }
+}
+
+fn row(vm: &VirtualMachine) -> Option<Row> {
+    let status = vm.status.as_ref();
+    let text = |text: Option<&String>| text.cloned().unwrap_or_default();
+    Some(Row {
+        namespace: vm.metadata.namespace.clone()?,
+        name: vm.metadata.name.clone()?,
+        status: text(status.and_then(|status| status.printable_status.as_ref())),
+        node: text(status.and_then(|status| status.node_name.as_ref())),
+    })
+}
+
+fn pool_row(pool: &VirtualMachinePool) -> Option<PoolRow> {
+    let status = pool.status.clone().unwrap_or_default();
+    let mut conditions = status.conditions.into_iter();
+    let progress = conditions.find(|condition| condition.type_ == "Progressing");
+    Some(PoolRow {
+        namespace: pool.metadata.namespace.clone()?,
+        name: pool.metadata.name.clone()?,
+        progress: progress
+            .map(|condition| condition.reason)
+            .unwrap_or_default(),
+        replicas: [
+            ("desired", pool.spec.replicas),
+            ("current", status.replicas),
+            ("updated", status.updated_replicas),
+            ("ready", status.ready_replicas),
+            ("available", status.available_replicas),
+        ],
+    })
 }
 
 /// Reconciles the machines of all configured namespaces until `stop`, while

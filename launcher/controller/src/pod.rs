@@ -31,6 +31,9 @@ pub const RESTARTED_AT: &str = "bootwright.dev/restarted-at";
 /// The name of the container of a pod.
 pub const CONTAINER: &str = "launcher";
 
+/// The name of the port of a pod at which its launcher serves metrics.
+pub const METRICS_PORT: &str = "vm-metrics";
+
 /// How much longer than its guest a pod may take to end: KubeVirt's, in
 /// seconds.
 const GRACE_BEYOND_GUEST: i64 = 30;
@@ -45,6 +48,8 @@ pub struct Launcher {
     /// Whether nodes have user namespaces. Without, a machine with a
     /// bootableContainer has root's user id on its node.
     pub user_namespaces: bool,
+    /// The TCP port of pods at which launchers serve metrics, if they do.
+    pub metrics_port: Option<u16>,
 }
 
 /// How a claim shows its volume.
@@ -112,7 +117,11 @@ pub fn pod(
     let uid = vm.metadata.uid.clone().unwrap_or_default();
     let interface = network::interface(spec, &uid);
     let resources = resources::resources(&spec.domain, interface.as_ref(), launcher)?;
-    let machine = machine(vm, launcher, &volumes, &resources, interface)?;
+    let metrics_port = network::metrics_port(spec, launcher.metrics_port);
+    let machine = Machine {
+        metrics_port,
+        ..machine(vm, launcher, &volumes, &resources, interface)?
+    };
     let json = serde_json::to_string(&machine).map_err(|e| PodError::Json(e.to_string()))?;
     let name = vm.metadata.name.clone().unwrap_or_default();
     let security = security::security(volumes.has_root(), launcher);
@@ -122,7 +131,7 @@ pub fn pod(
         args: Some(vec!["launch".into(), machine::PATH.into()]),
         command: Some(vec![machine::PROGRAM.into()]),
         env: Some(environment()),
-        ports: some(network::ports(spec)),
+        ports: some(network::ports(spec, metrics_port)),
         liveness_probe: network::probe(spec.liveness_probe.as_ref(), "livenessProbe")?,
         readiness_probe: network::probe(spec.readiness_probe.as_ref(), "readinessProbe")?,
         resources: Some(resources.requirements),
@@ -253,6 +262,7 @@ fn machine(
         grace_seconds: u64::try_from(grace(spec)).unwrap_or(0),
         paused: spec.start_strategy.is_some(),
         ends_on_reboot: spec.domain.reboot_policy == Some(RebootPolicy::Terminate),
+        metrics_port: None,
     })
 }
 

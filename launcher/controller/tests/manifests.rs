@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use bootwright_controller::api::{VirtualMachine, VirtualMachinePool};
 use bootwright_controller::convert::{self, Converted, Weight};
 use bootwright_controller::fields;
-use bootwright_controller::machine::{ANNOTATION, Machine};
+use bootwright_controller::machine::{ANNOTATION, Disk, Machine, Source};
 use bootwright_controller::pod::{self, Launcher, VolumeMode};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
@@ -36,6 +36,8 @@ fn launcher() -> Launcher {
         image: "registry.example.com/bootwright:1".into(),
         emulation: false,
         user_namespaces: true,
+        // What it adds is the same for all, and shown once.
+        metrics_port: None,
     }
 }
 
@@ -75,7 +77,7 @@ fn notes(text: &mut String, converted: &Converted) {
 #[test]
 fn the_corpus_converts_and_its_machines_have_pods() {
     let files = corpus();
-    assert!(files.len() >= 40, "{} manifests", files.len());
+    let mut booted = 0;
     for path in files {
         let mut text = String::new();
         for object in objects(&path) {
@@ -86,6 +88,8 @@ fn the_corpus_converts_and_its_machines_have_pods() {
                 let (pod, machine) = pod_of(&stored(&converted.object), &launcher());
                 writeln!(text, "--- # pod\n{}", yaml(&pod)).unwrap();
                 writeln!(text, "--- # machine\n{}", yaml(&machine)).unwrap();
+                let disk = |disk: &Disk| matches!(disk.source, Source::ContainerDisk { .. });
+                booted += usize::from(machine.disks.first().is_some_and(disk));
             }
         }
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
@@ -94,6 +98,7 @@ fn the_corpus_converts_and_its_machines_have_pods() {
         settings.set_omit_expression(true);
         settings.bind(|| insta::assert_snapshot!(name, text));
     }
+    assert!(booted >= 40, "{booted} machines boot a containerDisk");
 }
 
 #[test]
@@ -155,9 +160,41 @@ fn bootable(image: &str) -> VirtualMachine {
 fn a_bootable_container_is_an_image_volume_in_a_user_namespace() {
     let digest = "3".repeat(64);
     let vm = bootable(&format!("registry.example.com/web@sha256:{digest}"));
-    let (pod, machine) = pod_of(&vm, &launcher());
+    let launcher = Launcher {
+        metrics_port: Some(9478),
+        ..launcher()
+    };
+    let (pod, machine) = pod_of(&vm, &launcher);
     let text = format!("{}---\n{}", yaml(&pod), yaml(&machine));
     insta::assert_snapshot!("bootable_container", text);
+}
+
+#[test]
+fn the_guests_own_port_outranks_the_launchers_metrics() {
+    let launcher = Launcher {
+        metrics_port: Some(9478),
+        ..launcher()
+    };
+    for (port, expect) in [
+        (json!({ "port": 80 }), Some(9478)),
+        (json!({ "port": 9478, "protocol": "UDP" }), Some(9478)),
+        (json!({ "port": 9478 }), None),
+        (json!({ "port": 80, "name": "vm-metrics" }), None),
+    ] {
+        let mut vm = bootable("web:1");
+        let spec = &mut vm.spec.template.spec;
+        spec.networks = serde_json::from_value(json!([{ "name": "n", "pod": {} }])).unwrap();
+        spec.domain.devices.interfaces =
+            serde_json::from_value(json!([{ "name": "n", "masquerade": {}, "ports": [port] }]))
+                .unwrap();
+        let (pod, machine) = pod_of(&vm, &launcher);
+        assert_eq!(machine.metrics_port, expect, "{port}");
+        assert_eq!(machine.check(), Ok(()), "{port}");
+        let ports = pod.spec.unwrap().containers[0].ports.clone().unwrap();
+        let named = ports.iter().filter(|p| p.container_port == 9478);
+        let names: Vec<_> = named.filter_map(|p| p.name.as_deref()).collect();
+        assert_eq!(names, expect.map(|_| "vm-metrics").as_slice(), "{port}");
+    }
 }
 
 #[test]

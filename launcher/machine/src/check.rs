@@ -94,6 +94,13 @@ impl Machine {
                 }
             }
         }
+        if let Some(port) = self.metrics_port {
+            let listed = self.interface.as_ref().and_then(|i| i.tcp.as_ref());
+            if port == 0 || listed.is_some_and(|ports| ports.contains(&port)) {
+                let why = format!("{port} is no port, or one of the guest's");
+                return Err(wrong("metricsPort", why));
+            }
+        }
         for (index, keys) in self.keys.iter().enumerate() {
             absolute(format!("keys[{index}].folder"), &keys.folder)?;
         }
@@ -369,6 +376,8 @@ mod tests {
                 json!([{ "folder": "", "kind": "noCloud" }]),
                 "keys[0].folder",
             ),
+            ("/metricsPort", json!(0), "metricsPort: 0 is no port"),
+            ("/metricsPort", json!(80), "metricsPort: 80 is no port, or"),
             ("/more", json!(1), "unknown field `more`"),
         ];
         for (pointer, value, words) in table {

@@ -81,6 +81,10 @@ pub struct Machine {
     pub paused: bool,
     /// Whether the launcher ends when the guest reboots.
     pub ends_on_reboot: bool,
+    /// The TCP port of the pod at which the launcher serves metrics; nowhere
+    /// without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics_port: Option<u16>,
 }
 
 /// Processors.

@@ -29,6 +29,9 @@ const KUBECTL_VARIABLE: &str = "BOOTWRIGHT_TEST_KUBECTL";
 /// Where our definitions are.
 const DEFINITIONS: &str = "templates/cluster/crds";
 
+/// Names the command `bootwright`, for tests that launch a machine.
+const COMMAND_VARIABLE: &str = "BOOTWRIGHT_TEST_COMMAND";
+
 /// What to do with the cluster.
 #[derive(clap::Subcommand)]
 pub(crate) enum Action {
@@ -135,6 +138,11 @@ fn definitions() -> String {
 /// The tests that need an API server, against one of their own.
 pub(crate) fn test() -> Result<()> {
     with_plane(|sh| {
+        proc::run(cmd!(
+            sh,
+            "cargo build --locked --quiet --package bootwright --bin bootwright"
+        ))?;
+        sh.set_var(COMMAND_VARIABLE, paths::target().join("debug/bootwright"));
         proc::run(cmd!(
             sh,
             "cargo test --locked --quiet --package bootwright-controller

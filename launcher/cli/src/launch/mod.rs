@@ -8,6 +8,7 @@
 
 mod cloud_init;
 mod files;
+mod metrics;
 mod pause;
 mod prepare;
 mod supervise;
@@ -66,6 +67,19 @@ fn boot(
         return Ok((End::Killed, None));
     }
     prepared?;
+    // Before passt takes all the ports that nobody has.
+    let metrics = machine
+        .metrics_port
+        .map(|port| (port, metrics::listen(port)));
+    match metrics {
+        Some((_, Ok(listener))) => metrics::serve(listener, place.clone()),
+        Some((port, Err(error))) => {
+            messages.warn(&format!("there are no metrics at port {port}: {error}"));
+            Ok(())
+        }
+        None => Ok(()),
+    }
+    .context("cannot start a thread")?;
     let launched = launch::launch(NAME, &place, lock, messages)?;
     pause::follow(args.machine.with_file_name(PAUSED_FILE), place.clone())
         .context("cannot start a thread")?;

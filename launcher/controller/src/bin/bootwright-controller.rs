@@ -31,6 +31,9 @@ struct Options {
     /// Whether nodes have user namespaces
     #[arg(long, value_name = "BOOL")]
     user_namespaces: Option<bool>,
+    /// At which port of their pods launchers serve metrics; 0 for none
+    #[arg(long, value_name = "PORT")]
+    metrics_port: Option<u16>,
     /// Only machines of this namespace; may be given several times
     #[arg(long = "namespace", value_name = "NAMESPACE")]
     namespaces: Vec<String>,
@@ -101,6 +104,7 @@ fn config(options: Options) -> Result<Config> {
         launcher_image: options.launcher_image,
         use_emulation: options.use_emulation,
         user_namespaces: options.user_namespaces,
+        metrics_port: options.metrics_port,
         namespaces: (!options.namespaces.is_empty()).then_some(options.namespaces),
         concurrency: options.concurrency,
         listen: options.listen,

@@ -46,6 +46,8 @@ pub struct File {
     pub use_emulation: Option<bool>,
     /// Whether nodes have user namespaces.
     pub user_namespaces: Option<bool>,
+    /// At which port of their pods launchers serve metrics; 0 for none.
+    pub metrics_port: Option<u16>,
     /// The namespaces whose machines are reconciled.
     pub namespaces: Option<Vec<String>>,
     /// How many machines are reconciled at a time.
@@ -86,6 +88,9 @@ pub enum ConfigError {
 /// How many machines are reconciled at a time, unless it is said.
 const DEFAULT_CONCURRENCY: u16 = 32;
 
+/// At which port launchers serve metrics, unless it is said.
+pub const DEFAULT_METRICS_PORT: u16 = 9478;
+
 impl File {
     /// Reads a file in YAML.
     ///
@@ -109,6 +114,7 @@ impl File {
             launcher_image: other.launcher_image.or(self.launcher_image),
             use_emulation: other.use_emulation.or(self.use_emulation),
             user_namespaces: other.user_namespaces.or(self.user_namespaces),
+            metrics_port: other.metrics_port.or(self.metrics_port),
             namespaces: other.namespaces.or(self.namespaces),
             concurrency: other.concurrency.or(self.concurrency),
             listen: other.listen.or(self.listen),
@@ -134,6 +140,8 @@ impl File {
                 image: image.ok_or(ConfigError::NoImage)?,
                 emulation: self.use_emulation.unwrap_or(false),
                 user_namespaces: self.user_namespaces.unwrap_or(true),
+                metrics_port: Some(self.metrics_port.unwrap_or(DEFAULT_METRICS_PORT))
+                    .filter(|port| *port > 0),
             },
             namespaces,
             concurrency,
@@ -160,11 +168,13 @@ mod tests {
         let config = config.complete("me".into()).unwrap();
         assert!(config.launcher.user_namespaces && !config.launcher.emulation);
         assert_eq!((config.concurrency, config.lease), (32, None));
+        assert_eq!(config.launcher.metrics_port, Some(DEFAULT_METRICS_PORT));
     }
 
     #[test]
     fn options_outrank_the_file() {
-        let file = parse("launcherImage: a\nuseEmulation: true\nnamespaces: [b, a, b]\n");
+        let file =
+            parse("launcherImage: a\nuseEmulation: true\nnamespaces: [b, a, b]\nmetricsPort: 0\n");
         let options = File {
             launcher_image: Some("b".into()),
             ..File::default()
@@ -173,6 +183,7 @@ mod tests {
         let config = config.unwrap();
         assert_eq!(config.launcher.image, "b");
         assert!(config.launcher.emulation);
+        assert_eq!(config.launcher.metrics_port, None);
         assert_eq!(config.namespaces, ["a", "b"]);
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +36,20 @@ pub struct Row {
     pub status: String,
     /// Its node.
     pub node: String,
+}
+
+/// A pool, for the metrics that are about pools.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PoolRow {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// How its update goes: the reason of its condition Progressing.
+    pub progress: String,
+    /// How many machines there should be, and how many there are in which
+    /// state.
+    pub replicas: [(&'static str, i32); 5],
 }
 
 /// Upper bounds of the buckets of reconciliations, in seconds.
@@ -115,10 +130,22 @@ impl Metrics {
         !counts.leader || counts.synced
     }
 
-    /// All of it as text, with a line for each machine.
-    pub fn text(&self, rows: &[Row]) -> String {
+    /// All of it as text, with lines for each machine and each pool.
+    pub fn text(&self, rows: &[Row], pools: &[PoolRow]) -> String {
+        let mut text = self.of_controller();
+        machines(&mut text, rows);
+        self::pools(&mut text, pools);
+        process(&mut text);
+        text
+    }
+
+    fn of_controller(&self) -> String {
         let counts = self.lock();
         let mut text = String::new();
+        let name = "bootwright_controller_info";
+        head(&mut text, name, "gauge", "The controller's version.");
+        let version = env!("CARGO_PKG_VERSION");
+        let _ = writeln!(text, "{name}{{version=\"{version}\"}} 1");
         let name = "bootwright_controller_leader";
         head(&mut text, name, "gauge", "Whether this controller leads.");
         let _ = writeln!(text, "{name} {}", u8::from(counts.leader));
@@ -156,25 +183,68 @@ impl Metrics {
         for (phase, histogram) in &counts.transitions {
             histogram.write(&mut text, name, &format!("phase=\"{phase}\""), &SLOW);
         }
-        let name = "bootwright_vm_info";
-        head(
-            &mut text,
-            name,
-            "gauge",
-            "Machines, what they are doing, and where.",
-        );
-        for row in rows {
-            let _ = writeln!(
-                text,
-                "{name}{{namespace=\"{}\",name=\"{}\",status=\"{}\",node=\"{}\"}} 1",
-                escaped(&row.namespace),
-                escaped(&row.name),
-                escaped(&row.status),
-                escaped(&row.node),
-            );
-        }
         text
     }
+}
+
+fn machines(text: &mut String, rows: &[Row]) {
+    let name = "bootwright_vm_info";
+    let help = "Machines, what they are doing, and where.";
+    head(text, name, "gauge", help);
+    for row in rows {
+        let _ = writeln!(
+            text,
+            "{name}{{namespace=\"{}\",name=\"{}\",status=\"{}\",node=\"{}\"}} 1",
+            escaped(&row.namespace),
+            escaped(&row.name),
+            escaped(&row.status),
+            escaped(&row.node),
+        );
+    }
+}
+
+fn pools(text: &mut String, pools: &[PoolRow]) {
+    let labels = |pool: &PoolRow| {
+        let (namespace, name) = (escaped(&pool.namespace), escaped(&pool.name));
+        format!("namespace=\"{namespace}\",name=\"{name}\"")
+    };
+    let name = "bootwright_pool_info";
+    head(text, name, "gauge", "Pools and how their updates go.");
+    for pool in pools {
+        let (labels, progress) = (labels(pool), escaped(&pool.progress));
+        let _ = writeln!(text, "{name}{{{labels},progress=\"{progress}\"}} 1");
+    }
+    let name = "bootwright_pool_replicas";
+    let help = "How many machines a pool should have, and has in each state.";
+    head(text, name, "gauge", help);
+    for pool in pools {
+        for (state, count) in pool.replicas {
+            let labels = labels(pool);
+            let _ = writeln!(text, "{name}{{{labels},state=\"{state}\"}} {count}");
+        }
+    }
+}
+
+/// What all of Prometheus' clients say of their process:
+/// <https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>.
+fn process(text: &mut String) {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = status.lines().find_map(|line| {
+        let kib = line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?;
+        kib.trim().parse::<u64>().ok()
+    });
+    if let Some(kib) = resident {
+        let name = "process_resident_memory_bytes";
+        head(text, name, "gauge", "Resident memory size in bytes.");
+        let _ = writeln!(text, "{name} {}", kib << 10);
+    }
+    let usage = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    #[allow(clippy::cast_precision_loss)]
+    let seconds = usage.tv_sec as f64 + usage.tv_nsec as f64 / 1e9;
+    let name = "process_cpu_seconds_total";
+    let help = "Total user and system CPU time spent in seconds.";
+    head(text, name, "counter", help);
+    let _ = writeln!(text, "{name} {seconds}");
 }
 
 fn head(text: &mut String, name: &str, kind: &str, help: &str) {
@@ -207,7 +277,13 @@ mod tests {
             status: "q\"\\\n".into(),
             node: String::new(),
         };
-        let text = metrics.text(&[row]);
+        let pool = PoolRow {
+            namespace: "a".into(),
+            name: "c".into(),
+            progress: "Updating".into(),
+            replicas: ["desired", "current", "updated", "ready", "available"].map(|s| (s, 3)),
+        };
+        let text = metrics.text(&[row], &[pool]);
         for line in [
             "bootwright_controller_leader 1",
             "bootwright_controller_api_calls_total{verb=\"apply\",resource=\"pods\"} 2",
@@ -219,9 +295,17 @@ mod tests {
             "bootwright_vm_phase_transition_time_from_creation_seconds_bucket\
              {phase=\"Running\",le=\"0.5\"} 1",
             "bootwright_vm_info{namespace=\"a\",name=\"b\",status=\"q\\\"\\\\\\n\",node=\"\"} 1",
+            "bootwright_pool_info{namespace=\"a\",name=\"c\",progress=\"Updating\"} 1",
+            "bootwright_pool_replicas{namespace=\"a\",name=\"c\",state=\"ready\"} 3",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+        let of_process = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().trim().parse::<f64>().unwrap()
+        };
+        assert!(of_process("process_resident_memory_bytes ") > 1e5);
+        assert!(of_process("process_cpu_seconds_total ") > 0.0);
     }
 
     #[test]

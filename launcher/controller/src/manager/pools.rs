@@ -27,7 +27,7 @@ use crate::rollout::{self, Member, New, POOL, Plan, REVISION, Subject};
 
 /// A pool as it is watched: one that cannot be read does not end the watch of
 /// the others.
-type GuardedPool = DeserializeGuard<VirtualMachinePool>;
+pub(crate) type GuardedPool = DeserializeGuard<VirtualMachinePool>;
 
 /// The wait after a refusal: the longest, and where doubling begins.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
@@ -69,6 +69,7 @@ pub(crate) async fn run<S>(
 {
     let (store, writer) = reflector::store();
     let pools = watched::scoped::<GuardedPool>(&context.api.client(), namespace.as_deref());
+    context.shared.knows_pools(store.clone());
     let of_pools = watched::concerned(watched::news(pools, writer), store.clone());
     let of_machines = {
         let store = store.clone();

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{ContainerPort, HTTPGetAction, Probe, TCPSocketAction};
 
-use super::PodError;
+use super::{METRICS_PORT, PodError};
 use crate::api::devices::{self, Protocol};
 use crate::api::instance::{self, InstanceSpec};
 use crate::machine;
@@ -55,17 +55,34 @@ fn of(port: &devices::Port) -> Protocol {
     port.protocol.unwrap_or(Protocol::Tcp)
 }
 
-/// The ports that Services and probes may name.
-pub(super) fn ports(spec: &InstanceSpec) -> Vec<ContainerPort> {
-    let ports = (spec.domain.devices.interfaces.iter()).flat_map(|i| &i.ports);
-    ports
-        .map(|port| ContainerPort {
-            container_port: i32::from(port.port),
-            name: port.name.clone(),
-            protocol: Some(of(port).word().into()),
-            ..ContainerPort::default()
+/// The port at which the launcher serves metrics: none if the guest has it, or
+/// its name.
+pub(super) fn metrics_port(spec: &InstanceSpec, port: Option<u16>) -> Option<u16> {
+    let mut ports = (spec.domain.devices.interfaces.iter()).flat_map(|i| &i.ports);
+    port.filter(|metrics| {
+        !ports.any(|port| {
+            (port.port == *metrics && of(port) == Protocol::Tcp)
+                || port.name.as_deref() == Some(METRICS_PORT)
         })
-        .collect()
+    })
+}
+
+/// The ports that Services, probes and monitors may name.
+pub(super) fn ports(spec: &InstanceSpec, metrics: Option<u16>) -> Vec<ContainerPort> {
+    let ports = (spec.domain.devices.interfaces.iter()).flat_map(|i| &i.ports);
+    let ports = ports.map(|port| ContainerPort {
+        container_port: i32::from(port.port),
+        name: port.name.clone(),
+        protocol: Some(of(port).word().into()),
+        ..ContainerPort::default()
+    });
+    let metrics = metrics.map(|port| ContainerPort {
+        container_port: i32::from(port),
+        name: Some(METRICS_PORT.into()),
+        protocol: Some(Protocol::Tcp.word().into()),
+        ..ContainerPort::default()
+    });
+    ports.chain(metrics).collect()
 }
 
 /// A probe of the container. The guest's ports are the pod's, so it asks as

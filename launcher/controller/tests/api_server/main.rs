@@ -418,6 +418,7 @@ fn converted_manifests_and_their_pods_are_admitted() {
         image: "registry.example.com/bootwright:1".into(),
         emulation: false,
         user_namespaces: true,
+        metrics_port: Some(9478),
     };
     let claims: BTreeMap<_, _> = [("web-data".to_owned(), VolumeMode::Block)].into();
     let mut add = |object: Value, namespace: &str| {

@@ -18,7 +18,7 @@ use crate::world::{Controller, DEFINITIONS, World, eventually};
 const ACCOUNT: &str = "system:serviceaccount:bootwright-system:bootwright-controller";
 
 /// Runs kubectl; its output and whether it succeeded.
-fn kubectl(arguments: &[&str]) -> (String, bool) {
+pub(crate) fn kubectl(arguments: &[&str]) -> (String, bool) {
     let line = env::var("BOOTWRIGHT_TEST_KUBECTL").expect("run by cargo xtask test cluster");
     let mut words = line.split(' ');
     let mut command = Command::new(words.next().unwrap());
@@ -42,7 +42,8 @@ fn may(who: &str, verb: &str, what: &str, namespace: &str) -> bool {
     words.unwrap_or_else(|| panic!("{answer}")) == "yes"
 }
 
-async fn install() {
+/// Applies `templates/cluster`.
+pub(crate) async fn install() {
     let _turn = DEFINITIONS.lock().await;
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../templates/cluster");
     let (said, well) = kubectl(&["apply", "--server-side", "--force-conflicts", "-k", folder]);

@@ -22,6 +22,9 @@ pub(crate) const FATE: &str = "test/fate";
 /// The annotation of a pod that says which node it comes to; `node-1` without.
 pub(crate) const NODE: &str = "test/node";
 
+/// The annotation of a pod that says which address it gets; `10.1.2.3` without.
+pub(crate) const ADDRESS: &str = "test/address";
+
 /// Ends with the value.
 #[derive(Debug)]
 pub(crate) struct Kubelet(JoinHandle<()>);
@@ -54,6 +57,7 @@ async fn look_after(pods: Api<Pod>, pod: Pod) {
     let annotations = pod.metadata.annotations.clone().unwrap_or_default();
     let fate = annotations.get(FATE).map_or("", String::as_str);
     let node = annotations.get(NODE).map_or("node-1", String::as_str);
+    let address = annotations.get(ADDRESS).map_or("10.1.2.3", String::as_str);
     let bound = pod
         .spec
         .as_ref()
@@ -101,8 +105,8 @@ async fn look_after(pods: Api<Pod>, pod: Pod) {
         let now = Timestamp::now();
         let state = json!({
             "phase": "Running",
-            "podIPs": [{ "ip": "10.1.2.3" }],
-            "podIP": "10.1.2.3",
+            "podIPs": [{ "ip": address }],
+            "podIP": address,
             "conditions": [
                 { "type": "PodScheduled", "status": "True", "lastTransitionTime": now },
                 { "type": "Ready", "status": "True", "lastTransitionTime": now },

@@ -6,8 +6,12 @@
 
 mod faults;
 mod fences;
+#[allow(dead_code, missing_docs, unreachable_pub)]
+#[path = "../../../cli/tests/common/guest.rs"]
+mod guest;
 mod install;
 mod kubelet;
 mod lives;
+mod monitoring;
 mod pools;
 mod world;

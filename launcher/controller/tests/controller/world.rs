@@ -75,12 +75,23 @@ impl World {
 
     /// Creates a machine, whose pods have this fate.
     pub(crate) async fn create(&self, name: &str, strategy: &str, fate: &str) {
+        let annotations = json!({ crate::kubelet::FATE: fate });
+        self.create_with(name, strategy, &annotations).await;
+    }
+
+    /// Creates a machine that always runs, and whose pods get this address.
+    pub(crate) async fn create_at(&self, name: &str, address: &str) {
+        let annotations = json!({ crate::kubelet::ADDRESS: address });
+        self.create_with(name, "Always", &annotations).await;
+    }
+
+    async fn create_with(&self, name: &str, strategy: &str, annotations: &Value) {
         let object = json!({
             "apiVersion": "bootwright.dev/v1alpha1",
             "kind": "VirtualMachine",
             "metadata": { "name": name },
             "spec": { "runStrategy": strategy, "template": {
-                "metadata": { "annotations": { crate::kubelet::FATE: fate } },
+                "metadata": { "annotations": annotations },
                 "spec": {
                     "domain": { "memory": { "guest": "1Gi" }, "devices": {} },
                     "volumes": [{ "name": "root",
