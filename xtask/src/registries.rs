@@ -1,5 +1,5 @@
-//! Registries and clients that are no Debian packages: built from their Go
-//! modules, for the tests that use them.
+//! Registries, their clients, and the interpreter of Argo CD, which are no
+//! Debian packages: built from their Go modules, for the tests that use them.
 
 use std::path::PathBuf;
 
@@ -14,6 +14,9 @@ struct Tool {
     module: &'static str,
     name: &'static str,
 }
+
+/// Points tests at what evaluates health checks.
+pub(crate) const ARGOCD: &str = "BOOTWRIGHT_TEST_ARGOCD";
 
 const TOOLS: [Tool; 2] = [
     Tool {
@@ -48,5 +51,20 @@ pub(crate) fn variables() -> Result<Vec<(&'static str, PathBuf)>> {
         }
         variables.push((tool.variable, binary));
     }
+    variables.push((ARGOCD, argocd()?));
     Ok(variables)
+}
+
+/// Builds what evaluates health checks as Argo CD does, for the tests that
+/// find it by [`ARGOCD`]. Go itself knows whether there is anything to do.
+///
+/// # Errors
+/// There is no Go, or its module cannot be fetched or built.
+pub(crate) fn argocd() -> Result<PathBuf> {
+    let (sh, go) = (go::shell()?, go::path()?);
+    sh.change_dir(paths::workspace().join("testdata/argocd"));
+    let binary = paths::product("tools").join("argocd-health");
+    sh.set_var("CGO_ENABLED", "0");
+    proc::run(cmd!(sh, "{go} build -mod=readonly -o {binary} ."))?;
+    Ok(binary)
 }

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+#[path = "../tests/argocd/mod.rs"]
+mod argocd;
 #[allow(dead_code)]
 #[path = "../tests/controller/kubelet.rs"]
 mod kubelet;

@@ -9,6 +9,9 @@
 //! loop around these that talks to a cluster.
 
 pub mod api;
+#[cfg(test)]
+#[path = "../tests/argocd/mod.rs"]
+mod argocd;
 pub mod convert;
 pub mod fence;
 pub mod fields;

@@ -19,7 +19,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{paths, proc, setup};
+use crate::{paths, proc, registries, setup};
 use node::Node;
 use plane::Plane;
 
@@ -142,6 +142,7 @@ pub(crate) fn test() -> Result<()> {
             sh,
             "cargo build --locked --quiet --package bootwright --bin bootwright"
         ))?;
+        sh.set_var(registries::ARGOCD, registries::argocd()?);
         sh.set_var(COMMAND_VARIABLE, paths::target().join("debug/bootwright"));
         proc::run(cmd!(
             sh,

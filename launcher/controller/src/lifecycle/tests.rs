@@ -77,6 +77,15 @@ fn was(phase: Option<Phase>) -> VirtualMachineStatus {
     }
 }
 
+/// The plan, whose status Argo CD understands.
+fn plan(subject: &Subject<'_>) -> Plan {
+    let plan = super::plan(subject);
+    let mut object = serde_json::to_value(subject.vm).unwrap();
+    object["status"] = serde_json::to_value(&plan.status).unwrap();
+    assert_eq!(crate::argocd::complaint(&object), None);
+    plan
+}
+
 fn plan_at(
     now: &str,
     vm: &VirtualMachine,

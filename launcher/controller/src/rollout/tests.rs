@@ -60,6 +60,15 @@ fn member(name: &str, revision: &str, ready: bool) -> Member {
     }
 }
 
+/// The plan, whose status Argo CD understands.
+fn plan(subject: &Subject<'_>) -> Plan {
+    let plan = super::plan(subject);
+    let mut object = serde_json::to_value(subject.pool).unwrap();
+    object["status"] = serde_json::to_value(&plan.status).unwrap();
+    assert_eq!(crate::argocd::complaint(&object), None);
+    plan
+}
+
 fn plan_of(pool: &VirtualMachinePool, members: &[Member]) -> Plan {
     plan(&Subject {
         pool,

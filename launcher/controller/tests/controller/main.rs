@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "../argocd/mod.rs"]
+mod argocd;
 mod faults;
 mod fences;
 #[allow(dead_code, missing_docs, unreachable_pub)]

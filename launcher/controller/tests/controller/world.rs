@@ -6,18 +6,23 @@ use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bootwright_controller::api::VirtualMachine;
 use bootwright_controller::api::status::VirtualMachineStatus;
+use bootwright_controller::api::{VirtualMachine, VirtualMachinePool};
+use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Client;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, watcher};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 
 use crate::kubelet::Kubelet;
 
@@ -32,6 +37,7 @@ pub(crate) struct World {
     pub(crate) client: Client,
     pub(crate) namespace: String,
     _kubelet: Kubelet,
+    argocd: Option<Watcher>,
 }
 
 impl World {
@@ -60,6 +66,7 @@ impl World {
             .unwrap();
         Self {
             _kubelet: Kubelet::start(client.clone(), name),
+            argocd: crate::argocd::is_there().then(|| Watcher::start(&client, name)),
             client,
             namespace: name.to_owned(),
         }
@@ -168,6 +175,57 @@ impl World {
             *reasons.entry(event.reason.unwrap_or_default()).or_default() += 1;
         }
         reasons
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let Some(argocd) = &self.argocd else { return };
+        let complaints = argocd.complaints.lock().unwrap();
+        if !std::thread::panicking() {
+            assert_eq!(*complaints, [""; 0]);
+        }
+    }
+}
+
+/// Has Argo CD look at each status that machines and pools of a namespace have
+/// for however short a time.
+struct Watcher {
+    complaints: Arc<std::sync::Mutex<Vec<String>>>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Watcher {
+    fn start(client: &Client, namespace: &str) -> Self {
+        let complaints = Arc::default();
+        let kinds = [
+            ApiResource::erase::<VirtualMachine>(&()),
+            ApiResource::erase::<VirtualMachinePool>(&()),
+        ];
+        let tasks = kinds.map(|kind| {
+            let objects: Api<DynamicObject> =
+                Api::namespaced_with(client.clone(), namespace, &kind);
+            let complaints: Arc<std::sync::Mutex<Vec<String>>> = Arc::clone(&complaints);
+            let events = watcher(objects, watcher::Config::default()).default_backoff();
+            let look = move |object: Result<DynamicObject, watcher::Error>| {
+                let object = object
+                    .ok()
+                    .map(|object| serde_json::to_value(object).unwrap());
+                // Some tests store what is no machine; nobody gives that a status.
+                let object = object.filter(|object| object["spec"].is_object());
+                let complaint = object.and_then(|object| crate::argocd::complaint(&object));
+                complaints.lock().unwrap().extend(complaint);
+                std::future::ready(())
+            };
+            tokio::spawn(events.applied_objects().for_each(look))
+        });
+        Self { complaints, tasks }
     }
 }
 
