@@ -83,6 +83,7 @@ impl Purpose {
                 "sbsigntool",
                 "skopeo",
                 "systemd-boot-efi",
+                "uidmap",
                 "umoci",
                 "zstd",
             ],

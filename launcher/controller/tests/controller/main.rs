@@ -16,4 +16,5 @@ mod kubelet;
 mod lives;
 mod monitoring;
 mod pools;
+mod tekton;
 mod world;

@@ -93,7 +93,7 @@ impl<'a> Pool<'a> {
     }
 
     /// The images of the machines that are there to stay.
-    async fn images(&self) -> Vec<String> {
+    pub(crate) async fn images(&self) -> Vec<String> {
         let which = ListParams::default().labels(&format!("bootwright.dev/pool={}", self.name));
         let machines = self.world.machines().list(&which).await.unwrap();
         let live = (machines.items.into_iter()).filter(|m| m.metadata.deletion_timestamp.is_none());
