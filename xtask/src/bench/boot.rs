@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -35,6 +35,24 @@ const QEMU: &str = "QEMU q35 -kernel";
 const MORE_CPUS: &str = "ours with 4 processors";
 const MORE_DISKS: &str = "ours with a disk";
 
+/// What stands before the table.
+const INTRODUCTION: &str = "\
+Written by `cargo xtask bench boot --write`. The same stock kernel and initramfs under
+`bootwright run` and under QEMU, in turns, in one machine of [the lab](develop/lab.md).
+";
+
+/// What the table does not say of itself.
+const EXPLANATION: &str = "\
+- **Process start to /init** is from the start of the command to the line that the initramfs'
+  init prints first. The lab's machine is emulated: only the ratio means anything.
+- **Memory beside the guest's** is the resident part of all mappings but the guest's memory,
+  the program's own code included, sampled every 10 ms from the start to /init; the most counts.
+- **`run` of a known image** is the demo's Debian image with its layers in the store: processor
+  time of the command and of the machine's process when the machine is ended as soon as its guest
+  is entered, and what is in the machine's folder then. It is measured on this host itself, under
+  its own KVM, with the sandbox and without a network.
+";
+
 /// One boot.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Boot {
@@ -48,7 +66,7 @@ struct Boot {
 
 /// The medians.
 #[derive(Debug, Serialize)]
-struct Report {
+pub(super) struct Report {
     runs: usize,
     kernel: &'static str,
     ours: Boot,
@@ -61,11 +79,11 @@ struct Report {
     known_image: Option<Known>,
 }
 
-/// Measures, prints a table and keeps the figures as JSON.
-pub(super) fn run(runs: usize) -> Result<()> {
+/// Measures and keeps the figures as JSON.
+pub(super) fn run(runs: usize, binary: Option<&Path>) -> Result<Report> {
     // Before the lab takes the processors.
-    let known_image = known::measure()?;
-    let mut lab = lab::prepare(None)?;
+    let mut lab = lab::prepare(binary)?;
+    let known_image = known::measure(&lab.binary)?;
     lab.programs.extend(lab::examples(&["stopwatch"])?);
     let qemu = PathBuf::from("/usr/bin/qemu-system-x86_64");
     lab.programs.push(("qemu".into(), qemu));
@@ -94,10 +112,8 @@ pub(super) fn run(runs: usize) -> Result<()> {
         kibibytes_a_disk: beside(MORE_DISKS)?,
         known_image,
     };
-    let json = serde_json::to_string_pretty(&report)?;
-    fs::write(paths::product("bench-boot.json"), json)?;
-    println!("{}", report.table());
-    Ok(())
+    fs::write(paths::product("bench-boot.json"), report.json()?)?;
+    Ok(report)
 }
 
 /// Boots with each, in turns; the first boot by ours, which decompresses the
@@ -157,7 +173,19 @@ fn median(output: &str, name: &str) -> Result<Boot> {
 }
 
 impl Report {
-    fn table(&self) -> String {
+    pub(super) fn json(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self)?)
+    }
+
+    /// The part of the book's page.
+    pub(super) fn section(&self) -> String {
+        format!(
+            "## Booting\n\n{INTRODUCTION}\n{}\n{EXPLANATION}",
+            self.table()
+        )
+    }
+
+    pub(super) fn table(&self) -> String {
         let (ours, qemu) = (self.ours, self.qemu);
         let ratio = ours.milliseconds as f64 / qemu.milliseconds as f64;
         let mebibytes = |boot: Boot| boot.kibibytes as f64 / 1024.0;

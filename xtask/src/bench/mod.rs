@@ -1,9 +1,10 @@
 //! Speed and memory of the builder beside the floor and beside the programs
 //! that do parts of its work, all in one run on one machine; of booting, in the
-//! lab; and of the cluster's controller.
+//! lab; of devices without a guest; and of the cluster's controller.
 
 mod boot;
 mod cluster;
+mod devices;
 mod floor;
 mod known;
 mod measure;
@@ -35,6 +36,9 @@ pub(crate) struct Options {
     /// Runs of each measurement; the median counts
     #[arg(long, default_value_t = 5)]
     runs: usize,
+    /// Boot with this static binary instead of building the release
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
     /// Work in DIR instead of target/xtask/bench, for example on a tmpfs
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -55,13 +59,36 @@ enum Subject {
     Boot,
     /// The cluster's controller, with a Kubernetes API server
     Cluster,
+    /// The machine monitor's disks and network, without a guest
+    Devices,
 }
 
 /// Measures everything and prints it.
 pub(crate) fn run(options: &Options) -> Result<()> {
     if options.subject == Subject::Boot {
         setup::packages(&[Purpose::Image, Purpose::Lab])?;
-        return boot::run(options.runs.max(1));
+        let report = boot::run(options.runs.max(1), options.binary.as_deref())?;
+        if options.write {
+            page::renew("boot", &report.section())?;
+        }
+        println!(
+            "{}",
+            if options.json {
+                report.json()?
+            } else {
+                report.table()
+            }
+        );
+        return Ok(());
+    }
+    if options.subject == Subject::Devices {
+        setup::packages(&[Purpose::Lab, Purpose::Bench])?;
+        let section = devices::run()?;
+        if options.write {
+            page::renew("devices", &section)?;
+        }
+        println!("{section}");
+        return Ok(());
     }
     if options.subject == Subject::Cluster {
         setup::packages(&[Purpose::Cluster])?;
