@@ -94,7 +94,7 @@ pub enum PodError {
     #[error("there is no PersistentVolumeClaim {0:?}")]
     NoClaim(String),
     /// A probe asks nothing that is supported.
-    #[error("{0}: set httpGet or tcpSocket")]
+    #[error("{0}: set httpGet, tcpSocket or guestAgentPing")]
     NoProbe(&'static str),
     /// The machine cannot be written as JSON.
     #[error("cannot write the machine: {0}")]

@@ -133,6 +133,10 @@ pub struct Probe {
     /// Succeeds when a connection is accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_socket: Option<TcpSocket>,
+    /// Succeeds when the guest has said that it has booted. No agent is
+    /// needed for it; systemd says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_agent_ping: Option<Empty>,
     /// Time after the start before the first question.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]

@@ -1,6 +1,8 @@
 //! The interface, its ports, and the questions that are asked over it.
 
-use k8s_openapi::api::core::v1::{ContainerPort, HTTPGetAction, Probe, TCPSocketAction};
+use k8s_openapi::api::core::v1::{
+    ContainerPort, ExecAction, HTTPGetAction, Probe, TCPSocketAction,
+};
 
 use super::{METRICS_PORT, PodError};
 use crate::api::devices::{self, Protocol};
@@ -86,7 +88,8 @@ pub(super) fn ports(spec: &InstanceSpec, metrics: Option<u16>) -> Vec<ContainerP
 }
 
 /// A probe of the container. The guest's ports are the pod's, so it asks as
-/// it would ask any container.
+/// it would ask any container; whether the guest has booted, the launcher
+/// knows.
 pub(super) fn probe(
     probe: Option<&instance::Probe>,
     field: &'static str,
@@ -103,10 +106,14 @@ pub(super) fn probe(
         host: socket.host.clone(),
         port: socket.port.clone(),
     });
-    if http_get.is_none() && tcp_socket.is_none() {
+    let exec = probe.guest_agent_ping.map(|_| ExecAction {
+        command: Some(vec![machine::PROGRAM.into(), "probe".into()]),
+    });
+    if http_get.is_none() && tcp_socket.is_none() && exec.is_none() {
         return Err(PodError::NoProbe(field));
     }
     Ok(Some(Probe {
+        exec,
         http_get,
         tcp_socket,
         initial_delay_seconds: probe.initial_delay_seconds,
