@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
+#[path = "../../../builder/image/tests/common/mod.rs"]
+mod image_tests;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -13,7 +15,11 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::guest::Guest;
-use common::{bootwright, run};
+use common::layout::{Compression, Layout};
+use common::tarball::Tarball;
+use common::{bootwright, command, ok, run};
+use image_tests::registry::{Registry, Setup};
+use image_tests::skopeo_copy;
 use serde_json::{Value, json};
 
 /// A pod: folders as its machine names them.
@@ -559,6 +565,73 @@ fn a_container_that_is_started_again_begins_afresh() {
     }
 }
 
+#[test]
+fn an_image_is_fetched_with_the_credentials_of_its_secret() {
+    let pod = Pod::new();
+    let users = ok(&mut command(&["htpasswd", "-Bbn", "robot", "secret"]));
+    fs::write(pod.at("htpasswd"), users).unwrap();
+    let path = pod.at("htpasswd");
+    let registry = Registry::start(&Setup {
+        htpasswd: Some(&path),
+        ..Setup::default()
+    });
+    let disk = Tarball::new()
+        .dir("disk")
+        .file("disk/disk.img", vec![0; 1 << 20]);
+    let layout = Layout::new(&pod.at("image")).layer(&disk.finish(), Compression::Gzip);
+    layout.tag("v1");
+    let from = format!("oci:{}:v1", pod.path("image"));
+    let name = format!("{}/acme/disk:v1", registry.host());
+    let to = format!("docker://{name}");
+    let arguments = [
+        "--dest-tls-verify=false",
+        "--dest-creds=robot:secret",
+        &from,
+        &to,
+    ];
+    skopeo_copy(&arguments);
+
+    let auth = "cm9ib3Q6c2VjcmV0"; // robot:secret
+    let auths = json!({ "auths": { (registry.host()): { "auth": auth } } });
+    fs::write(pod.at("config.json"), auths.to_string()).unwrap();
+    let machine = |holds: &str, auth_file: Option<String>| {
+        let mut machine = pod.machine(Guest::new().say("up\n").power_off(), true);
+        machine["disks"][0]["source"] = json!({ "image": { "reference": name, "holds": holds } });
+        if let Some(path) = auth_file {
+            machine["disks"][0]["source"]["image"]["authFile"] = json!(path);
+        }
+        machine
+    };
+    let launch = |machine: &Value| {
+        let mut command = pod.launch(machine);
+        run(command.args(["--tls-verify=false", "--retries=0"]))
+    };
+    let output = launch(&machine("disk", Some(pod.path("config.json"))));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    for (holds, auth_file, words) in [
+        ("disk", None, "acme/disk"),
+        (
+            "root",
+            Some(pod.path("config.json")),
+            "not a bootable container image",
+        ),
+    ] {
+        let output = launch(&machine(holds, auth_file));
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(35), "{said}");
+        assert!(
+            said.contains("volume root: ") && said.contains(words),
+            "{said}"
+        );
+    }
+    // A reference never leads to files of the pod.
+    let mut machine = machine("root", None);
+    machine["disks"][0]["source"]["image"]["reference"] =
+        json!(format!("dir:{}", pod.path("disk")));
+    let output = launch(&machine);
+    assert_eq!(output.status.code(), Some(35), "{}", stderr(&output));
+}
+
 /// The pods that the controller makes, as its snapshots have them.
 fn snapshots() -> Vec<(String, Value, Value)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../controller/tests/snapshots");
@@ -630,7 +703,7 @@ fn what_the_controller_writes_is_what_launch_reads() {
                     mounted(Path::new(path)) || devices.iter().any(|d| d["devicePath"] == **path),
                     "{name}: {path}"
                 ),
-                Source::Empty { .. } | Source::CloudInit { .. } => {}
+                Source::Empty { .. } | Source::CloudInit { .. } | Source::Image { .. } => {}
             }
         }
         for variable in container["env"].as_array().unwrap() {

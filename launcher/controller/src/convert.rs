@@ -373,6 +373,7 @@ fn check(converted: &mut Converted, at: &str, spec: VirtualMachineSpec) {
         emulation: false,
         user_namespaces: true,
         metrics_port: None,
+        image_volumes: true,
     };
     if let Err(error) = pod::pod(&machine, &launcher, &claims) {
         converted.lost(format!("{at}.template.spec"), error.to_string());

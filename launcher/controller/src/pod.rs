@@ -50,6 +50,9 @@ pub struct Launcher {
     pub user_namespaces: bool,
     /// The TCP port of pods at which launchers serve metrics, if they do.
     pub metrics_port: Option<u16>,
+    /// Whether nodes have image volumes. Without, launchers fetch images
+    /// themselves, into the scratch space.
+    pub image_volumes: bool,
 }
 
 /// How a claim shows its volume.
@@ -113,7 +116,7 @@ pub fn pod(
     claims: &BTreeMap<String, VolumeMode>,
 ) -> Result<Pod, PodError> {
     let spec = &vm.spec.template.spec;
-    let volumes = volumes::volumes(spec, claims)?;
+    let volumes = volumes::volumes(spec, launcher, claims)?;
     let uid = vm.metadata.uid.clone().unwrap_or_default();
     let interface = network::interface(spec, &uid);
     let resources = resources::resources(&spec.domain, interface.as_ref(), launcher)?;

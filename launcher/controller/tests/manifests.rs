@@ -38,6 +38,7 @@ fn launcher() -> Launcher {
         user_namespaces: true,
         // What it adds is the same for all, and shown once.
         metrics_port: None,
+        image_volumes: true,
     }
 }
 
@@ -216,6 +217,34 @@ fn without_user_namespaces_and_kvm_the_pod_says_so() {
         .unwrap();
     assert!(!limits.contains_key("bootwright.dev/kvm"), "{limits:?}");
     assert_eq!(limits["memory"].0, "1410Mi");
+}
+
+#[test]
+fn without_image_volumes_the_launcher_fetches_images_and_needs_no_root() {
+    let configured = Launcher {
+        image_volumes: false,
+        ..launcher()
+    };
+    let mut vm = bootable("registry.example.com/web:1");
+    let image = vm.spec.template.spec.volumes[0].bootable_container.as_mut();
+    image.unwrap().image_pull_secret = Some("pull".into());
+    let (pod, machine) = pod_of(&vm, &configured);
+    let spec = pod.spec.unwrap();
+    assert_eq!(spec.host_users, None);
+    assert_eq!(spec.security_context.unwrap().run_as_non_root, Some(true));
+    let volumes = spec.volumes.unwrap();
+    assert!(volumes.iter().all(|volume| volume.image.is_none()));
+    let secret = volumes.iter().find_map(|volume| volume.secret.as_ref());
+    assert_eq!(secret.unwrap().secret_name.as_deref(), Some("pull"));
+    insta::assert_snapshot!(yaml(&machine.disks[0]), @r"
+    name: root
+    readOnly: false
+    source:
+      image:
+        authFile: /run/bootwright/volumes/bootwright-pull-0/config.json
+        holds: root
+        reference: registry.example.com/web:1
+    ");
 }
 
 #[test]

@@ -10,6 +10,9 @@ const MAX_TEXT: usize = 3 << 19;
 /// The longest path.
 const MAX_PATH: usize = 4096;
 
+/// The longest reference of an image.
+const MAX_REFERENCE: usize = 1024;
+
 /// The longest label of a file system of files: ISO 9660's.
 const MAX_LABEL: usize = 32;
 
@@ -159,6 +162,20 @@ fn one_disk(index: usize, disk: &Disk) -> Result<(), MachineError> {
             absolute(field("source.containerDisk.folder"), folder)?;
             match path {
                 Some(path) => within(field("source.containerDisk.path"), path),
+                None => Ok(()),
+            }
+        }
+        Source::Image {
+            reference,
+            auth_file,
+            ..
+        } => {
+            if reference.is_empty() {
+                return Err(wrong(field("source.image.reference"), "it is empty"));
+            }
+            text(field("source.image.reference"), reference, MAX_REFERENCE)?;
+            match auth_file {
+                Some(path) => absolute(field("source.image.authFile"), path),
                 None => Ok(()),
             }
         }
@@ -337,6 +354,16 @@ mod tests {
                 "/disks/0/source",
                 json!({ "cloudInit": { "kind": "noCloud", "userData": { "file": "x" } } }),
                 "disks[0].source.cloudInit.userData.file",
+            ),
+            (
+                "/disks/0/source",
+                json!({ "image": { "reference": "", "holds": "root" } }),
+                "disks[0].source.image.reference",
+            ),
+            (
+                "/disks/0/source",
+                json!({ "image": { "reference": "a", "holds": "disk", "authFile": "x" } }),
+                "disks[0].source.image.authFile",
             ),
             ("/disks/0/source", json!({ "host": {} }), "unknown variant"),
             (

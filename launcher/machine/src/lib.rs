@@ -170,6 +170,18 @@ pub enum Source {
         #[serde(skip_serializing_if = "Option::is_none")]
         path: Option<String>,
     },
+    /// What an image makes or holds, which the launcher fetches itself; writes
+    /// go to the scratch space.
+    #[serde(rename_all = "camelCase")]
+    Image {
+        /// The image.
+        reference: String,
+        /// What it holds.
+        holds: Holds,
+        /// A file with credentials for registries, as docker keeps them.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        auth_file: Option<String>,
+    },
     /// A block device, or a disk's file.
     #[serde(rename_all = "camelCase")]
     Device {
@@ -205,6 +217,16 @@ pub enum Source {
         #[serde(skip_serializing_if = "Option::is_none")]
         label: Option<String>,
     },
+}
+
+/// What an image holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Holds {
+    /// A root file system.
+    Root,
+    /// A disk.
+    Disk,
 }
 
 /// A data source of cloud-init.

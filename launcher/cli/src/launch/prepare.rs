@@ -3,15 +3,16 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use bootwright_machine::{CloudInitKind, Interface, Machine, Source};
+use bootwright_machine::{CloudInitKind, Holds, Interface, Machine, Source};
 
 use super::{cloud_init, files, volumes};
 use crate::args::{LaunchArgs, RootArgs};
+use crate::disk::{self, Found};
 use crate::image::{self, Context};
 use crate::interrupt::Interrupt;
 use crate::progress::Messages;
 use crate::report::Timings;
-use crate::run::root_disk::of_image;
+use crate::run::root_disk::{of_disk, of_image};
 use crate::vms::kernel::CommandLine;
 use crate::vms::network::{Forward, Network, Protocol};
 use crate::vms::place::{Lock, Place};
@@ -75,10 +76,7 @@ pub(super) fn spec(
             .map(str::to_owned)
             .collect(),
     };
-    if matches!(
-        machine.disks.first().map(|d| &d.source),
-        Some(Source::Root { .. })
-    ) {
+    if is_image(machine) {
         // An image is one machine's as little as it is one container's.
         let name = hostname(machine);
         command_line.more.push(format!("systemd.hostname={name}"));
@@ -140,6 +138,20 @@ pub(super) fn spec(
             false => 1,
         },
     })
+}
+
+/// Whether the machine boots a container image.
+fn is_image(machine: &Machine) -> bool {
+    matches!(
+        machine.disks.first().map(|disk| &disk.source),
+        Some(
+            Source::Root { .. }
+                | Source::Image {
+                    holds: Holds::Root,
+                    ..
+                }
+        )
+    )
 }
 
 /// What runs the guest: never what nobody has asked for.
@@ -254,6 +266,14 @@ impl Disks<'_> {
                 let file = volumes::container_disk(Path::new(folder), path.as_deref())?;
                 (Base::File(file), None, Writes::Dropped)
             }
+            Source::Image {
+                reference,
+                holds,
+                auth_file,
+            } => {
+                let base = self.fetch(reference, *holds, auth_file.as_deref(), context)?;
+                (base, None, Writes::Dropped)
+            }
             Source::Device { path, ephemeral } => {
                 let may_write = !disk.read_only && !ephemeral;
                 // The first is there to be booted.
@@ -323,6 +343,45 @@ impl Disks<'_> {
         let mut loaded = image::from_directory(folder, &reference, context, &mut timings)?;
         let dir = self.folder()?;
         let (base, planned) = of_image(&mut loaded, &RootArgs::default(), &dir, context.messages)?;
+        if self.disks.is_empty() {
+            self.planned = planned;
+        }
+        Ok(base)
+    }
+
+    /// The disk of an image that is fetched into the store.
+    fn fetch(
+        &mut self,
+        reference: &str,
+        holds: Holds,
+        auth_file: Option<&str>,
+        context: Context<'_>,
+    ) -> anyhow::Result<Base> {
+        let mut args = context.args.clone();
+        if let Some(path) = auth_file {
+            args.registry.authfile = Some(path.into());
+        }
+        let context = Context {
+            args: &args,
+            ..context
+        };
+        let dir = self.folder()?;
+        // Nothing of the pod's own files, whatever the reference says.
+        let remote = format!("docker://{}", reference.trim_start_matches("docker://"));
+        let found = disk::find(&remote, context, &mut Timings::start())?;
+        let (base, planned) = match (found, holds) {
+            (Found::Image(mut loaded), Holds::Root) => {
+                let args = RootArgs::default();
+                of_image(&mut loaded, &args, &dir, context.messages)?
+            }
+            (Found::Disk(disk), Holds::Disk) => {
+                of_disk(&disk, &dir, &dir.join("disk.raw"), context)?
+            }
+            (Found::Image(_), Holds::Disk) => bail!("{reference} holds no disk in /disk"),
+            (Found::Disk(disk), Holds::Root) => {
+                bail!("{reference} is {disk}, and not a bootable container image")
+            }
+        };
         if self.disks.is_empty() {
             self.planned = planned;
         }

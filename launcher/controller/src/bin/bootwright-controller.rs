@@ -34,6 +34,9 @@ struct Options {
     /// At which port of their pods launchers serve metrics; 0 for none
     #[arg(long, value_name = "PORT")]
     metrics_port: Option<u16>,
+    /// Whether nodes have image volumes
+    #[arg(long, value_name = "BOOL")]
+    image_volumes: Option<bool>,
     /// Only machines of this namespace; may be given several times
     #[arg(long = "namespace", value_name = "NAMESPACE")]
     namespaces: Vec<String>,
@@ -105,6 +108,7 @@ fn config(options: Options) -> Result<Config> {
         use_emulation: options.use_emulation,
         user_namespaces: options.user_namespaces,
         metrics_port: options.metrics_port,
+        image_volumes: options.image_volumes,
         namespaces: (!options.namespaces.is_empty()).then_some(options.namespaces),
         concurrency: options.concurrency,
         listen: options.listen,

@@ -48,6 +48,8 @@ pub struct File {
     pub user_namespaces: Option<bool>,
     /// At which port of their pods launchers serve metrics; 0 for none.
     pub metrics_port: Option<u16>,
+    /// Whether nodes have image volumes; true without it.
+    pub image_volumes: Option<bool>,
     /// The namespaces whose machines are reconciled.
     pub namespaces: Option<Vec<String>>,
     /// How many machines are reconciled at a time.
@@ -115,6 +117,7 @@ impl File {
             use_emulation: other.use_emulation.or(self.use_emulation),
             user_namespaces: other.user_namespaces.or(self.user_namespaces),
             metrics_port: other.metrics_port.or(self.metrics_port),
+            image_volumes: other.image_volumes.or(self.image_volumes),
             namespaces: other.namespaces.or(self.namespaces),
             concurrency: other.concurrency.or(self.concurrency),
             listen: other.listen.or(self.listen),
@@ -142,6 +145,7 @@ impl File {
                 user_namespaces: self.user_namespaces.unwrap_or(true),
                 metrics_port: Some(self.metrics_port.unwrap_or(DEFAULT_METRICS_PORT))
                     .filter(|port| *port > 0),
+                image_volumes: self.image_volumes.unwrap_or(true),
             },
             namespaces,
             concurrency,

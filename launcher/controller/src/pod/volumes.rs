@@ -10,11 +10,11 @@ use k8s_openapi::api::core::v1::{
     VolumeProjection,
 };
 
-use super::{PodError, VolumeMode};
+use super::{Launcher, PodError, VolumeMode};
 use crate::api::devices::Disk as ApiDisk;
 use crate::api::instance::InstanceSpec;
 use crate::api::volumes::{self as api, CloudInit, PullPolicy};
-use crate::machine::{self, CloudInitKind, Data, Disk, Kernel, Keys, Source};
+use crate::machine::{self, CloudInitKind, Data, Disk, Holds, Kernel, Keys, Source};
 use crate::quantity;
 
 /// Below it, a folder for each volume of the machine.
@@ -31,6 +31,11 @@ const HUGEPAGES: &str = "/dev/hugepages";
 
 /// The file of a claim's file system that is the disk, as in KubeVirt.
 const DISK_FILE: &str = "disk.img";
+
+/// The key of a pull secret (`kubernetes.io/dockerconfigjson`), and the file
+/// that the launcher finds.
+const PULL_SECRET: &str = ".dockerconfigjson";
+const AUTH_FILE: &str = "config.json";
 
 /// How long a service account's token is good, in seconds.
 const TOKEN_SECONDS: i64 = 3607;
@@ -103,6 +108,7 @@ impl Volumes {
 /// Makes the pod's volumes and the machine's disks.
 pub(super) fn volumes(
     spec: &InstanceSpec,
+    launcher: &Launcher,
     claims: &BTreeMap<String, VolumeMode>,
 ) -> Result<Volumes, PodError> {
     let mut all = Volumes::default();
@@ -112,7 +118,7 @@ pub(super) fn volumes(
             .ok_or_else(|| PodError::NoSuchVolume(disk.name.clone()))?;
         let read_only = disk.cdrom.is_some()
             || (disk.disk.as_ref()).is_some_and(|target| target.readonly.unwrap_or(false));
-        let (source, fixed) = source(&mut all, volume, claims)?;
+        let (source, fixed) = source(&mut all, volume, launcher, claims)?;
         all.disks.push(Disk {
             name: disk.name,
             serial: disk.serial,
@@ -126,6 +132,10 @@ pub(super) fn volumes(
         return Err(PodError::Contradiction(text));
     }
     kernel(&mut all, spec);
+    if all.kernel.is_some() && !launcher.image_volumes {
+        let text = "domain.firmware.kernelBoot: this cluster has no image volumes";
+        return Err(PodError::Contradiction(text.into()));
+    }
     match all.disks.first() {
         _ if all.kernel.is_some() => {}
         None => return Err(PodError::NothingToBoot("there are no volumes".into())),
@@ -214,7 +224,10 @@ fn in_boot_order(spec: &InstanceSpec) -> Result<Vec<ApiDisk>, PodError> {
 
 fn boots(source: &Source) -> bool {
     match source {
-        Source::Root { .. } | Source::ContainerDisk { .. } | Source::Device { .. } => true,
+        Source::Root { .. }
+        | Source::ContainerDisk { .. }
+        | Source::Image { .. }
+        | Source::Device { .. } => true,
         Source::Empty { .. } | Source::CloudInit { .. } | Source::Files { .. } => false,
     }
 }
@@ -223,16 +236,32 @@ fn boots(source: &Source) -> bool {
 fn source(
     all: &mut Volumes,
     volume: &api::Volume,
+    launcher: &Launcher,
     claims: &BTreeMap<String, VolumeMode>,
 ) -> Result<(Source, bool), PodError> {
     let name = volume.name.clone();
     if let Some(image) = &volume.bootable_container {
         let secret = image.image_pull_secret.as_ref();
+        if !launcher.image_volumes {
+            let source = fetched(all, &image.image, secret, Holds::Root);
+            return Ok((source, false));
+        }
         let folder = all.image(name, &image.image, image.image_pull_policy, secret);
         return Ok((Source::Root { folder }, false));
     }
     if let Some(disk) = &volume.container_disk {
         let secret = disk.image_pull_secret.as_ref();
+        if !launcher.image_volumes {
+            if let Some(path) = &disk.path {
+                let text = format!(
+                    "volumes[].containerDisk.path: {path:?} needs image volumes, which this \
+                     cluster has not"
+                );
+                return Err(PodError::Contradiction(text));
+            }
+            let source = fetched(all, &disk.image, secret, Holds::Disk);
+            return Ok((source, false));
+        }
         let folder = all.image(name, &disk.image, disk.image_pull_policy, secret);
         let path = disk.path.clone();
         return Ok((Source::ContainerDisk { folder, path }, false));
@@ -269,6 +298,30 @@ fn source(
         return Ok((cloud_init(all, kind, data), true));
     }
     files(all, volume).map(|source| (source, true))
+}
+
+/// An image that the launcher fetches itself, with the credentials of a pull
+/// secret.
+fn fetched(all: &mut Volumes, image: &str, secret: Option<&String>, holds: Holds) -> Source {
+    let number = all.disks.len();
+    let auth_file = secret.map(|name| {
+        let source = SecretVolumeSource {
+            secret_name: Some(name.clone()),
+            items: Some(vec![KeyToPath {
+                key: PULL_SECRET.into(),
+                path: AUTH_FILE.into(),
+                mode: None,
+            }]),
+            ..SecretVolumeSource::default()
+        };
+        let folder = all.secret(format!("{OWN}pull-{number}"), source);
+        format!("{folder}/{AUTH_FILE}")
+    });
+    Source::Image {
+        reference: image.to_owned(),
+        holds,
+        auth_file,
+    }
 }
 
 fn claim_path(

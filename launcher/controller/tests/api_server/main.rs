@@ -419,6 +419,7 @@ fn converted_manifests_and_their_pods_are_admitted() {
         emulation: false,
         user_namespaces: true,
         metrics_port: Some(9478),
+        image_volumes: true,
     };
     let claims: BTreeMap<_, _> = [("web-data".to_owned(), VolumeMode::Block)].into();
     let mut add = |object: Value, namespace: &str| {
