@@ -15,6 +15,11 @@ use sha2::{Digest as _, Sha256};
 /// How long processes may take to be gone after they were killed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A node's part of the processors: that of four processes (Linux,
+/// admin-guide/cgroup-v1/cgroups.rst and cgroup-v2.rst, "Weights").
+const SHARES: &str = "4096";
+const WEIGHT: &str = "400";
+
 /// Mount options that name no controller.
 const GENERAL: [&str; 8] = [
     "rw",
@@ -109,6 +114,22 @@ impl Groups {
         }
         for dir in &self.unified {
             make(&dir.join("init"))?;
+        }
+        self.weigh()
+    }
+
+    /// To the processes of a hierarchy's top, a group counts as one: a busy
+    /// machine would starve the node.
+    fn weigh(&self) -> Result<()> {
+        for (dirs, file, weight) in [
+            (&self.old, "cpu.shares", SHARES),
+            (&self.unified, "cpu.weight", WEIGHT),
+        ] {
+            let files = dirs.iter().map(|dir| dir.join(file));
+            for path in files.filter(|path| path.exists()) {
+                fs::write(&path, weight)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+            }
         }
         Ok(())
     }

@@ -230,6 +230,8 @@ fn controller_manager(files: &Files) -> Vec<String> {
         ),
         format!("--root-ca-file={}", files.at("certificates/apiserver.crt")),
         "--use-service-account-credentials".into(),
+        // It would make that of the machine.
+        format!("--flex-volume-plugin-dir={}", files.at("plugins")),
         "--leader-elect=false".into(),
     ]
 }
