@@ -462,11 +462,10 @@ impl Client {
             // What servers of HTTPS answer to plain HTTP. They may well have
             // reset the first connection before their alert was read
             // (RFC 8446, appendix E.5: a client's certificate is judged after
-            // the handshake), so that only the answer to TLS tells them apart.
-            Ok(response)
-                if response.status() == StatusCode::BAD_REQUEST && !secure.is_of_plain_http() =>
-            {
-                Err(secure)
+            // the handshake); then their words tell.
+            Ok(response) if response.status() == StatusCode::BAD_REQUEST => {
+                let tls = secure.is_of_tls() || wants_https(response).await;
+                if tls { Err(secure) } else { Ok(http) }
             }
             Ok(_) => Ok(http),
             // Where nothing listens, both say the same.
@@ -498,8 +497,22 @@ fn is_loopback(host: &str) -> bool {
     name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+/// Whether a server says that it speaks HTTPS only: Go's, nginx and Apache
+/// each have words of their own for that.
+async fn wants_https(response: Response) -> bool {
+    let text = String::from_utf8_lossy(&beginning(response).await).to_lowercase();
+    ["https server", "https port", "ssl-enabled"]
+        .iter()
+        .any(|words| text.contains(words))
+}
+
 /// What the registry says of an error, as `: text`; empty if nothing.
-pub(super) async fn detail(mut response: Response) -> String {
+pub(super) async fn detail(response: Response) -> String {
+    describe(&beginning(response).await)
+}
+
+/// The first bytes of a body.
+async fn beginning(mut response: Response) -> Vec<u8> {
     let mut body = Vec::new();
     while let Ok(Ok(Some(chunk))) =
         tokio::time::timeout(Duration::from_secs(5), response.chunk()).await
@@ -510,7 +523,7 @@ pub(super) async fn detail(mut response: Response) -> String {
             break;
         }
     }
-    describe(&body)
+    body
 }
 
 /// OCI distribution specification, "Error Codes"; else the first line of a

@@ -177,10 +177,10 @@ impl From<RegistryError> for Failure {
 }
 
 impl Failure {
-    /// Whether what answered to TLS speaks plain HTTP.
-    pub(super) fn is_of_plain_http(&self) -> bool {
+    /// Whether the other side speaks TLS, though not with us.
+    pub(super) fn is_of_tls(&self) -> bool {
         let (Self::Final(error) | Self::Again { error, .. }) = self;
-        matches!(error, RegistryError::Tls { hint, .. } if *hint == PLAIN_HTTP)
+        matches!(error, RegistryError::Tls { hint, .. } if *hint != PLAIN_HTTP)
     }
 
     /// What a request that got no answer means. The registry at `host` may
