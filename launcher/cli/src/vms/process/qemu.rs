@@ -144,7 +144,11 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
             passt.watch(teller, &machine.confinement)?;
             helper = Some(passt);
         }
-        Qmp::new(qmp)
+        let qmp = Qmp::new(qmp)?;
+        if !machine.spec.paused {
+            qmp.execute("cont", json!({}))?;
+        }
+        Ok(qmp)
     });
     let qmp = match qmp {
         Ok(qmp) => Arc::new(qmp),
@@ -304,9 +308,9 @@ fn command(machine: &Prepared) -> anyhow::Result<Command> {
     if spec.no_reboot {
         command.arg("-no-reboot");
     }
-    if spec.paused {
-        command.arg("-S");
-    }
+    // The guest waits until QEMU tells us of its events: one that ends sooner
+    // would end for no reason that we know of.
+    command.arg("-S");
     if !spec.serial.is_empty() {
         let serial = spec.serial.replace(',', ",,");
         command
