@@ -81,6 +81,7 @@ async fn a_guest_on_a_silent_node_is_not_started_elsewhere() {
         .unwrap();
     let _controller = Controller::start(&world.namespace, &[]);
     writer(&world, "web", "data").await;
+    world.until("web", "Running").await;
     world.create("light", "Halted", "").await;
     for (machine, change) in [
         ("web", json!({ "runStrategy": "Always" })),
