@@ -329,7 +329,17 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let done = crate::workshop::run("umount", &[self.at.to_str().unwrap()]);
+        let umount = || crate::workshop::run("umount", &[self.at.to_str().unwrap()]);
+        let mut done = umount();
+        // Until it runs another program, a child of another test's thread has
+        // the files open that we had.
+        for _ in 0..50 {
+            if done.status.success() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            done = umount();
+        }
         if !done.status.success() && !std::thread::panicking() {
             panic!("umount: {}", String::from_utf8_lossy(&done.stderr));
         }
