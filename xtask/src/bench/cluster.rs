@@ -54,9 +54,13 @@ fn rows(output: &str) -> Result<Vec<Row>> {
 }
 
 fn table(rows: &[Row]) -> String {
-    let cell = |value: f64, unit: &str| match unit {
-        "" => format!("{value:.1}"),
-        unit => format!("{value:.1} {unit}"),
+    let cell = |value: f64, unit: &str| {
+        // A sum of nothing is a negative zero.
+        let value = value + 0.0;
+        match unit {
+            "" => format!("{value:.1}"),
+            unit => format!("{value:.1} {unit}"),
+        }
     };
     let rows = rows.iter().map(|row| {
         let met = if row.value <= row.most { "yes" } else { "no" };
