@@ -53,11 +53,30 @@ pub(crate) fn read_limited(path: &Path, limit: u64) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether an argument names a disk file and not an image: references never
-/// name plain files.
-pub(crate) fn is_disk(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|m| m.is_file() || m.file_type().is_block_device())
+/// Endings of names that disk files have, and images in registries hardly.
+const DISK_ENDINGS: [&str; 8] = ["raw", "img", "qcow2", "vmdk", "vhd", "vpc", "vhdx", "iso"];
+
+/// The disk file that an argument names, or none if it names an image:
+/// references never name plain files.
+///
+/// # Errors
+/// There is no such file, and it is no image that is meant.
+pub(crate) fn disk_file(target: &str) -> anyhow::Result<Option<&Path>> {
+    let path = Path::new(target);
+    if let Ok(metadata) = path.metadata() {
+        let is_disk = metadata.is_file() || metadata.file_type().is_block_device();
+        return Ok(is_disk.then_some(path));
+    }
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    // A tag, a digest, a transport or a registry's port has a colon.
+    let names_image = target.contains(':')
+        || target.split_once('/').is_some_and(|(host, _)| {
+            host == "localhost" || host.contains('.') && !host.trim_matches('.').is_empty()
+        });
+    if !names_image && ending.is_some_and(|ending| DISK_ENDINGS.contains(&ending)) {
+        bail!("{target}: no such file");
+    }
+    Ok(None)
 }
 
 /// Whether an error is that the reader of our output went away, which is the
@@ -68,4 +87,33 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
             .downcast_ref::<io::Error>()
             .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_is_not_there_is_no_image() {
+        for name in [
+            "nope.qcow2",
+            "./nope.raw",
+            "../a/nope.img",
+            "/nope.vhdx",
+            "a/b.iso",
+        ] {
+            let error = disk_file(name).unwrap_err();
+            assert_eq!(error.to_string(), format!("{name}: no such file"));
+        }
+        for name in [
+            "debian",
+            "debian.raw:1",
+            "quay.io/a/b.raw",
+            "localhost/a.img",
+            "oci:a.raw",
+        ] {
+            assert_eq!(disk_file(name).unwrap(), None, "{name}");
+        }
+        assert_eq!(disk_file("/tmp").unwrap(), None);
+    }
 }

@@ -44,8 +44,7 @@ fn resolve(
     timings: &mut Timings,
     in_parts: bool,
 ) -> anyhow::Result<Found> {
-    let path = Path::new(target);
-    if commands::is_disk(path) {
+    if let Some(path) = commands::disk_file(target)? {
         let disk = file(path)?;
         timings.end("load");
         return Ok(Found::Disk(Box::new(disk)));

@@ -394,8 +394,7 @@ fn describe(
             None => Writes::Dropped,
         },
     };
-    let target = Path::new(&args.target);
-    if commands::is_disk(target) {
+    if let Some(target) = commands::disk_file(&args.target)? {
         refuse(&args.root, "this is a disk already, not an image")?;
         // What is wrong with it is said before there is a machine.
         block::open_base(target, backing)?;

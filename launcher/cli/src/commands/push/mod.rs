@@ -317,8 +317,7 @@ fn prepare(
     timings: &mut Timings,
 ) -> anyhow::Result<Vec<Prepared>> {
     let options = describe::options(&args.plan)?;
-    let path = Path::new(&args.target);
-    if super::is_disk(path) {
+    if let Some(path) = super::disk_file(&args.target)? {
         if let Some(name) = options.keys().find(|name| *name != "source-date-epoch") {
             bail!(
                 "--{name} shapes the disk of an image; {} is a disk",
