@@ -42,14 +42,14 @@ pub(crate) enum Part {
     Cluster,
 }
 
-/// Runs the given parts, all but the lab if none is given, and tells them all
-/// apart at the end.
+/// Runs the given parts, all if none is given, and tells them all apart at the
+/// end.
 pub(crate) fn run(parts: &[Part], set_up: bool) -> Result<()> {
-    // The lab's guests run emulated twice: they are for those who ask for them.
-    let all: Vec<_> = (Part::value_variants().iter().copied())
-        .filter(|part| !matches!(part, Part::Lab))
-        .collect();
-    let parts = if parts.is_empty() { &all } else { parts };
+    let parts = if parts.is_empty() {
+        Part::value_variants()
+    } else {
+        parts
+    };
     if set_up {
         set_up_for(parts)?;
     }
