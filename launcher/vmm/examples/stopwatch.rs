@@ -7,13 +7,21 @@
 //! every 10 ms, as Firecracker's tests do, from the start to the text: the
 //! resident part of all its other mappings. Prints milliseconds, KiB and, on a
 //! line of its own, the processor time of the command and its children in
-//! milliseconds; exits with the command's status.
+//! milliseconds.
+//!
+//! A guest that says `load: NAME` and later `load: end` has what the host spends
+//! in between printed, too: processor time of the command and its children but
+//! for what the guest's own processors ran, and the time on the clock. Exits
+//! with the command's status.
 
 use std::io::{BufRead, BufReader, Error};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+/// What stands before the name of a load, and before its end.
+const LOAD: &str = "load: ";
 
 const INTERVAL: Duration = Duration::from_millis(10);
 
@@ -59,14 +67,26 @@ fn watch() -> Result<u8, Box<dyn std::error::Error>> {
         })
     };
     let mut found = None;
+    let mut load: Option<(String, Instant, u64)> = None;
+    let mut loads = Vec::new();
     if let Some(output) = child.stdout.take() {
         for line in BufReader::new(output).split(b'\n') {
             let line = line?;
-            if found.is_none() && String::from_utf8_lossy(&line).contains(text.as_str()) {
+            let line = String::from_utf8_lossy(&line);
+            if found.is_none() && line.contains(text.as_str()) {
                 let elapsed = start.elapsed();
-                let processor = family(pid).into_iter().map(processor_time);
-                found = Some((elapsed, processor.sum::<Result<u64, _>>()?));
+                found = Some((elapsed, spent(pid)?.total));
                 done.store(true, Ordering::Relaxed);
+            }
+            let Some((_, name)) = line.split_once(LOAD) else {
+                continue;
+            };
+            let beside = spent(pid)?.beside;
+            if let Some((name, start, before)) = load.take() {
+                let elapsed = start.elapsed().as_millis();
+                loads.push((name, beside.saturating_sub(before), elapsed));
+            } else {
+                load = Some((name.trim().to_owned(), Instant::now(), beside));
             }
         }
     }
@@ -79,6 +99,9 @@ fn watch() -> Result<u8, Box<dyn std::error::Error>> {
     let peak = peak.load(Ordering::Relaxed);
     println!("{} ms, {peak} KiB", elapsed.as_millis());
     println!("{processor} ms of processor time");
+    for (name, beside, elapsed) in loads {
+        println!("load {name}: {beside} ms in {elapsed} ms");
+    }
     Ok(status
         .code()
         .and_then(|code| code.try_into().ok())
@@ -128,9 +151,29 @@ fn resident(pid: u32, guest: u64) -> Result<u64, Error> {
     Ok(if largest >= guest { total } else { 0 })
 }
 
-/// Milliseconds that the process has used (proc_pid_stat(5), utime and stime,
-/// in hundredths of a second).
-fn processor_time(pid: u32) -> Result<u64, Error> {
+/// Processor time in milliseconds.
+#[derive(Default)]
+struct Spent {
+    /// All of it.
+    total: u64,
+    /// Without what ran as the guest's.
+    beside: u64,
+}
+
+/// What the process and all that it has started have used so far.
+fn spent(pid: u32) -> Result<Spent, Error> {
+    let mut sum = Spent::default();
+    for process in family(pid) {
+        let one = processor_time(process)?;
+        sum.total += one.total;
+        sum.beside += one.beside;
+    }
+    Ok(sum)
+}
+
+/// What one process has used (proc_pid_stat(5): utime, stime and guest_time,
+/// in hundredths of a second; the first contains the last).
+fn processor_time(pid: u32) -> Result<Spent, Error> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name, in parentheses, can hold anything.
     let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
@@ -138,5 +181,7 @@ fn processor_time(pid: u32) -> Result<u64, Error> {
         let word = fields.split_whitespace().nth(at);
         word.and_then(|word| word.parse().ok()).unwrap_or(0)
     };
-    Ok((ticks(11) + ticks(12)) * 10)
+    let total = (ticks(11) + ticks(12)) * 10;
+    let beside = total.saturating_sub(ticks(40) * 10);
+    Ok(Spent { total, beside })
 }

@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -14,13 +14,6 @@ use serde::Serialize;
 use super::known::{self, Known};
 use crate::lab::{self, Machine};
 use crate::paths;
-
-/// Where QEMU's firmware lies on Debian.
-const FIRMWARE: [&str; 3] = [
-    "/usr/share/seabios/bios-256k.bin",
-    "/usr/share/qemu/linuxboot_dma.bin",
-    "/usr/share/qemu/kvmvapic.bin",
-];
 
 /// What the guest says when it has reached /init.
 const TEXT: &str = "init: reached";
@@ -85,9 +78,7 @@ pub(super) fn run(runs: usize, binary: Option<&Path>) -> Result<Report> {
     let mut lab = lab::prepare(binary)?;
     let known_image = known::measure(&lab.binary)?;
     lab.programs.extend(lab::examples(&["stopwatch"])?);
-    let qemu = PathBuf::from("/usr/bin/qemu-system-x86_64");
-    lab.programs.push(("qemu".into(), qemu));
-    lab.files.extend(FIRMWARE.map(PathBuf::from));
+    lab.add_qemu();
     let mut output = Vec::new();
     let machine = Machine::default();
     let status = machine.run(&lab, &script(runs), |new| {

@@ -14,8 +14,9 @@ const EXPLANATION: &str = "\
 Written by `cargo xtask bench devices --write`. A driver in the same process takes the guest's
 place; its own time does not count. What counts is the processor time of all other threads, and
 for disks that of the kernel on their behalf; the files were in the page cache.
-**qemu-img bench** reads the same file with io_uring and as many requests under way, from
-QEMU's own block layer: without a virtio device, which QEMU's machine would need as well.
+**qemu-img bench** reads the same file with io_uring and as many requests under way, into one
+buffer as ours, from QEMU's own block layer: without a virtio device, which QEMU's machine would
+need as well.
 ";
 
 /// Measures, and returns the part of the book's page.

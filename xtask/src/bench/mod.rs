@@ -1,11 +1,13 @@
 //! Speed and memory of the builder beside the floor and beside the programs
-//! that do parts of its work, all in one run on one machine; of booting, in the
-//! lab; of devices without a guest; and of the cluster's controller.
+//! that do parts of its work, all in one run on one machine; of booting and of
+//! guests' devices, in the lab; of devices without a guest; and of the cluster's
+//! controller.
 
 mod boot;
 mod cluster;
 mod devices;
 mod floor;
+mod guest;
 mod known;
 mod measure;
 mod page;
@@ -61,6 +63,8 @@ enum Subject {
     Cluster,
     /// The machine monitor's disks and network, without a guest
     Devices,
+    /// A guest's disks and network, in the lab
+    Guest,
 }
 
 /// Measures everything and prints it.
@@ -79,6 +83,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 report.table()
             }
         );
+        return Ok(());
+    }
+    if options.subject == Subject::Guest {
+        setup::packages(&[Purpose::Lab, Purpose::Bench])?;
+        let section = guest::run(options.runs.max(1), options.binary.as_deref())?;
+        if options.write {
+            page::renew("guest", &section)?;
+        }
+        println!("{section}");
         return Ok(());
     }
     if options.subject == Subject::Devices {

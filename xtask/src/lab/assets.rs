@@ -15,6 +15,25 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Programs of the host that `bootwright run` calls.
 const OF_HOST: [&str; 3] = ["passt", "ssh", "ssh-keygen"];
 
+/// QEMU and what it loads where there is no firmware for a guest, on Debian.
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+const QEMU_IMAGE_TOOL: &str = "/usr/bin/qemu-img";
+const QEMU_FIRMWARE: [&str; 3] = [
+    "/usr/share/seabios/bios-256k.bin",
+    "/usr/share/qemu/linuxboot_dma.bin",
+    "/usr/share/qemu/kvmvapic.bin",
+];
+
+impl Lab {
+    /// Puts QEMU into L1 to compare with: `qemu -L /lab/files` and `qemu-img`.
+    pub(crate) fn add_qemu(&mut self) {
+        let programs = [("qemu", QEMU), ("qemu-img", QEMU_IMAGE_TOOL)];
+        let programs = programs.map(|(name, path)| (name.to_owned(), path.into()));
+        self.programs.extend(programs);
+        self.files.extend(QEMU_FIRMWARE.map(PathBuf::from));
+    }
+}
+
 /// A Debian release's kernel for clouds.
 #[derive(Debug, Clone)]
 pub(crate) struct Kernel {

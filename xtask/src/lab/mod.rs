@@ -31,6 +31,9 @@ pub(crate) struct Options {
     /// Have the image and the disks in /disk for the command
     #[arg(long)]
     disk: bool,
+    /// Have QEMU there for the command: `qemu -L /lab/files` and `qemu-img`
+    #[arg(long)]
+    qemu: bool,
     /// Run this static binary instead of building the release
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
@@ -42,9 +45,12 @@ pub(crate) struct Options {
 
 /// Runs a command in the lab, or scenarios.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let lab = assets::prepare(options.binary.as_deref())?;
+    let mut lab = assets::prepare(options.binary.as_deref())?;
     if options.command.is_empty() {
         return runner::run(&lab, options.scenario.as_deref().unwrap_or_default());
+    }
+    if options.qemu {
+        lab.add_qemu();
     }
     let machine = Machine {
         disks: match options.disk {
