@@ -11,7 +11,9 @@ mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Container, EnvVar, LocalObjectReference, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{
+    Container, EnvVar, Lifecycle, LifecycleHandler, LocalObjectReference, Pod, PodSpec, SleepAction,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource as _;
 
@@ -37,6 +39,11 @@ pub const METRICS_PORT: &str = "vm-metrics";
 /// How much longer than its guest a pod may take to end: KubeVirt's, in
 /// seconds.
 const GRACE_BEYOND_GUEST: i64 = 30;
+
+/// How long a machine with a readiness probe goes on when its pod is asked to
+/// end, in seconds: Services send it connections until every node has heard of
+/// that, and a guest whose power button is pressed takes none.
+const GOES_ON_SECONDS: i64 = 5;
 
 /// How pods start machines, the same for all of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,6 +141,7 @@ pub fn pod(
         args: Some(vec!["launch".into(), machine::PATH.into()]),
         command: Some(vec![machine::PROGRAM.into()]),
         env: Some(environment()),
+        lifecycle: lifecycle(spec),
         ports: some(network::ports(spec, metrics_port)),
         liveness_probe: network::probe(spec.liveness_probe.as_ref(), "livenessProbe")?,
         readiness_probe: network::probe(spec.readiness_probe.as_ref(), "readinessProbe")?,
@@ -161,7 +169,7 @@ pub fn pod(
         security_context: Some(security.pod),
         service_account_name: volumes.service_account,
         subdomain: spec.subdomain.clone(),
-        termination_grace_period_seconds: Some(grace(spec).saturating_add(GRACE_BEYOND_GUEST)),
+        termination_grace_period_seconds: Some(pod_grace(spec)),
         tolerations: some(spec.tolerations.clone()),
         topology_spread_constraints: some(spec.topology_spread_constraints.clone()),
         volumes: some(volumes.volumes),
@@ -271,6 +279,36 @@ fn machine(
 
 fn grace(spec: &InstanceSpec) -> i64 {
     (spec.termination_grace_period_seconds).unwrap_or(DEFAULT_GRACE_SECONDS)
+}
+
+/// For how many seconds a machine goes on when its pod is asked to end. One
+/// that nobody asks whether it is ready is not kept waiting: a Service sends
+/// connections to it while it starts, too.
+fn goes_on(spec: &InstanceSpec) -> Option<i64> {
+    spec.readiness_probe.as_ref().map(|_| GOES_ON_SECONDS)
+}
+
+/// Has the kubelet wait before it sends the signal at which the launcher
+/// presses the power button:
+/// <https://kubernetes.io/docs/concepts/containers/container-lifecycle-hooks/>.
+fn lifecycle(spec: &InstanceSpec) -> Option<Lifecycle> {
+    let sleep = SleepAction {
+        seconds: goes_on(spec)?,
+    };
+    Some(Lifecycle {
+        pre_stop: Some(LifecycleHandler {
+            sleep: Some(sleep),
+            ..LifecycleHandler::default()
+        }),
+        ..Lifecycle::default()
+    })
+}
+
+/// How long a pod may take to end: its guest's time, and what comes before and
+/// after.
+fn pod_grace(spec: &InstanceSpec) -> i64 {
+    let before = goes_on(spec).unwrap_or(0);
+    grace(spec).saturating_add(before + GRACE_BEYOND_GUEST)
 }
 
 /// Where the launcher keeps what the guest writes, and its sockets: as
