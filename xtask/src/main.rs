@@ -50,6 +50,9 @@ enum Command {
         /// Parts to run, in this order
         #[arg(value_enum)]
         parts: Vec<test::Part>,
+        /// Run the part `node`, after those that are given
+        #[arg(long)]
+        cluster: bool,
         /// Install nothing
         #[arg(long)]
         no_setup: bool,
@@ -95,7 +98,14 @@ fn run(command: Command) -> Result<()> {
             setup::packages(&[setup::Purpose::Image])?;
             images::run(&options)
         }
-        Command::Test { parts, no_setup } => test::run(&parts, !no_setup),
+        Command::Test {
+            mut parts,
+            cluster,
+            no_setup,
+        } => {
+            parts.extend(cluster.then_some(test::Part::Node));
+            test::run(&parts, !no_setup)
+        }
         Command::Lab(options) => {
             setup::packages(&[setup::Purpose::Image, setup::Purpose::Lab])?;
             lab::run(&options)

@@ -40,16 +40,18 @@ pub(crate) enum Part {
     Lab,
     /// A Kubernetes API server takes the definitions and makes their rules hold
     Cluster,
+    /// Virtual machines boot and live on a whole Kubernetes node (as root)
+    Node,
 }
 
-/// Runs the given parts, all if none is given, and tells them all apart at the
-/// end.
+/// Runs the given parts, all but the node if none is given, and tells them all
+/// apart at the end.
 pub(crate) fn run(parts: &[Part], set_up: bool) -> Result<()> {
-    let parts = if parts.is_empty() {
-        Part::value_variants()
-    } else {
-        parts
-    };
+    // Guests are emulated there, many of them: for those who ask for them.
+    let all: Vec<_> = (Part::value_variants().iter().copied())
+        .filter(|part| *part != Part::Node)
+        .collect();
+    let parts = if parts.is_empty() { &all } else { parts };
     if set_up {
         set_up_for(parts)?;
     }
@@ -90,6 +92,7 @@ fn set_up_for(parts: &[Part]) -> Result<()> {
             Part::Referees => purposes.extend([Purpose::Image, Purpose::Referees]),
             Part::Lab => purposes.extend([Purpose::Image, Purpose::Lab]),
             Part::Cluster => purposes.extend([Purpose::Image, Purpose::Cluster]),
+            Part::Node => purposes.extend([Purpose::Image, Purpose::Lab, Purpose::Node]),
             Part::Boot => purposes.extend([Purpose::Image, Purpose::Boot]),
             Part::Fmt | Part::Clippy | Part::Generated | Part::Doc | Part::Book | Part::Deny => {}
         }
@@ -130,6 +133,7 @@ fn run_part(part: Part) -> Result<()> {
         Part::Boot => demo::test(),
         Part::Lab => lab::test(),
         Part::Cluster => cluster::test(),
+        Part::Node => cluster::test_node(),
     }
 }
 

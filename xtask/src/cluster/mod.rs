@@ -10,6 +10,7 @@ mod binary;
 mod node;
 mod pause;
 mod plane;
+mod suite;
 mod tools;
 
 use std::os::unix::process::CommandExt as _;
@@ -19,9 +20,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{paths, proc, registries, setup};
+use crate::{images, paths, proc, registries, setup};
 use node::Node;
 use plane::Plane;
+pub(crate) use suite::test as test_node;
 
 /// Names the command line of kubectl, with spaces between words.
 const KUBECTL_VARIABLE: &str = "BOOTWRIGHT_TEST_KUBECTL";
@@ -62,6 +64,14 @@ pub(crate) enum Action {
         /// Its name there, and optionally a tag
         name: String,
     },
+    /// Make the cluster's images and install the controller on the node, with
+    /// guests that are emulated
+    Install(images::Options),
+    /// Run the tests that need a node on it, where the controller is installed
+    Test {
+        /// What the names of the tests contain; all are run without
+        names: Vec<String>,
+    },
     /// Be the first process of a node
     #[command(hide = true)]
     Inside {
@@ -96,6 +106,8 @@ pub(crate) fn run(action: Action) -> Result<()> {
         }
         Action::Down => {
             node.down()?;
+            // Left behind by tests that were killed.
+            suite::node().down()?;
             plane.down()
         }
         Action::Kubectl { arguments } if node.dir().exists() => {
@@ -117,6 +129,8 @@ pub(crate) fn run(action: Action) -> Result<()> {
             println!("{}", node.push(&image, &name)?);
             Ok(())
         }
+        Action::Install(options) => suite::install(&node, &options),
+        Action::Test { names } => suite::run(&node, &names),
         Action::Inside { dir } => Node::at(dir).inside(),
     }
 }

@@ -7,6 +7,7 @@
 
 mod files;
 mod layout;
+pub(crate) mod small;
 
 use std::path::{Path, PathBuf};
 

@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// An archive in memory.
 #[derive(Debug, Default)]
-pub(super) struct Archive {
+pub(crate) struct Archive {
     bytes: Vec<u8>,
     folders: BTreeSet<String>,
     inode: u32,
@@ -17,7 +17,7 @@ pub(super) struct Archive {
 
 impl Archive {
     /// Adds a file, and the folders above it.
-    pub(super) fn file(&mut self, name: &str, mode: u32, content: &[u8]) {
+    pub(crate) fn file(&mut self, name: &str, mode: u32, content: &[u8]) {
         self.parents(name);
         self.entry(name, 0o100_000 | mode, content);
     }
@@ -26,13 +26,13 @@ impl Archive {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub(super) fn copy(&mut self, name: &str, mode: u32, from: &Path) -> io::Result<()> {
+    pub(crate) fn copy(&mut self, name: &str, mode: u32, from: &Path) -> io::Result<()> {
         self.file(name, mode, &fs::read(from)?);
         Ok(())
     }
 
     /// Adds an empty folder.
-    pub(super) fn folder(&mut self, name: &str) {
+    pub(crate) fn folder(&mut self, name: &str) {
         if self.folders.insert(name.to_owned()) {
             self.parents(name);
             self.entry(name, 0o40_755, &[]);
@@ -81,7 +81,7 @@ impl Archive {
     }
 
     /// The archive.
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, &[]);
         self.bytes
     }

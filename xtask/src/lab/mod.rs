@@ -5,7 +5,7 @@
 //! The outer machine is called L1, the guests in it L2.
 
 mod assets;
-mod cpio;
+pub(crate) mod cpio;
 mod disk;
 mod foreign;
 mod guests;

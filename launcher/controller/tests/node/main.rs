@@ -1,0 +1,12 @@
+//! Virtual machines on a real node: containerd, runc, the kubelet and QEMU do
+//! what they do in any cluster. `cargo xtask test node` starts the node, puts
+//! the images in its registry, installs `templates/cluster`, and runs these
+//! within the node's network.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod cluster;
+mod images;
+mod machine;
+mod pool;
+mod rights;
