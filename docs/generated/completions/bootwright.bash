@@ -31,6 +31,9 @@ _bootwright() {
             bootwright,console)
                 cmd="bootwright__subcmd__console"
                 ;;
+            bootwright,console-proxy)
+                cmd="bootwright__subcmd__console__subcmd__proxy"
+                ;;
             bootwright,convert)
                 cmd="bootwright__subcmd__convert"
                 ;;
@@ -139,6 +142,9 @@ _bootwright() {
             bootwright__subcmd__help,console)
                 cmd="bootwright__subcmd__help__subcmd__console"
                 ;;
+            bootwright__subcmd__help,console-proxy)
+                cmd="bootwright__subcmd__help__subcmd__console__subcmd__proxy"
+                ;;
             bootwright__subcmd__help,convert)
                 cmd="bootwright__subcmd__help__subcmd__convert"
                 ;;
@@ -221,7 +227,7 @@ _bootwright() {
 
     case "${cmd}" in
         bootwright)
-            opts="-h -V --help --version build run ps ssh cp console logs stop restart pause resume resize rm ssh-proxy machine launch probe node become-passt inspect push verify serve convert cache completion help"
+            opts="-h -V --help --version build run ps ssh cp console logs stop restart pause resume resize rm ssh-proxy console-proxy machine launch probe node become-passt inspect push verify serve convert cache completion help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -644,6 +650,20 @@ _bootwright() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        bootwright__subcmd__console__subcmd__proxy)
+            opts="-h -V --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         bootwright__subcmd__convert)
             opts="-o -q -h -V --output --lossy --json --quiet --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -703,7 +723,7 @@ _bootwright() {
             return 0
             ;;
         bootwright__subcmd__help)
-            opts="build run ps ssh cp console logs stop restart pause resume resize rm ssh-proxy machine launch probe node become-passt inspect push verify serve convert cache completion help"
+            opts="build run ps ssh cp console logs stop restart pause resume resize rm ssh-proxy console-proxy machine launch probe node become-passt inspect push verify serve convert cache completion help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -815,6 +835,20 @@ _bootwright() {
             return 0
             ;;
         bootwright__subcmd__help__subcmd__console)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        bootwright__subcmd__help__subcmd__console__subcmd__proxy)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -2181,12 +2215,16 @@ _bootwright() {
             return 0
             ;;
         bootwright__subcmd__ssh__subcmd__proxy)
-            opts="-h -V --help --version"
+            opts="-h -V --port --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --port)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

@@ -76,6 +76,15 @@ pub enum Command {
     SshProxy {
         /// The machine's name.
         name: String,
+        /// Another TCP port of the guest's.
+        #[arg(long)]
+        port: Option<u16>,
+    },
+    /// Connect standard input and output to a machine's console; `kubectl bootwright` starts this
+    #[command(hide = true)]
+    ConsoleProxy {
+        /// The machine's name.
+        name: String,
     },
     /// Run a virtual machine whose folder is prepared; `run` starts this
     #[command(hide = true)]

@@ -1,7 +1,9 @@
-//! `console` and `logs`.
+//! `console`, its end in a pod, and `logs`.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use crate::args::{LogsArgs, NameArgs};
 use crate::interrupt::Interrupt;
 use crate::progress::Messages;
 use crate::run::attach;
+use crate::vms::reach;
 
 /// How often a log that is followed is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -21,6 +24,16 @@ pub(crate) fn console(args: &NameArgs, interrupt: &Interrupt) -> anyhow::Result<
     let place = find_running(&args.name)?;
     let socket = place.runtime.join("console.sock");
     attach::look(&socket, &Messages::new(false), interrupt)
+}
+
+/// `bootwright console-proxy`: the end in the pod of `kubectl bootwright
+/// console`. Nobody is left connected when standard input ends: that is all
+/// that is seen here of a connection that breaks.
+pub(crate) fn proxy(name: &str) -> anyhow::Result<()> {
+    let socket = find_running(name)?.runtime.join("console.sock");
+    let stream = UnixStream::connect(&socket)
+        .with_context(|| format!("cannot connect to {}", socket.display()))?;
+    reach::relay(stream, Shutdown::Both)
 }
 
 /// `bootwright logs`.

@@ -97,11 +97,20 @@ pub(crate) fn client(place: &Place, ssh: &Ssh, program: &str, port: &str) -> Com
     command
 }
 
-/// `bootwright ssh-proxy`: what OpenSSH runs to be connected to the guest.
-pub(crate) fn proxy(name: &str) -> anyhow::Result<()> {
+/// `bootwright ssh-proxy`: what OpenSSH runs to be connected to the guest, and
+/// the end in the pod of `kubectl bootwright ssh`.
+pub(crate) fn proxy(name: &str, port: Option<u16>) -> anyhow::Result<()> {
     let place = find_running(name)?;
-    let ssh = access(name, &place)?;
-    Connection::open(&place, &ssh)?.serve()
+    let spec = Spec::load(&place.state)?;
+    let connection = match port {
+        Some(port) => Connection::to_port(spec.host_port(port), port)?,
+        None => {
+            let own = spec.ssh.map(|ssh| ssh.port);
+            let port = own.or_else(|| spec.host_port(reach::PORT));
+            Connection::open_either(&place, port)?
+        }
+    };
+    connection.serve()
 }
 
 /// Becomes the program.

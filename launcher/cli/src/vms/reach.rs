@@ -19,7 +19,7 @@ use super::place::Place;
 use super::spec::Ssh;
 
 /// The port of ssh, on the socket device as anywhere (systemd-ssh-generator(8)).
-const PORT: u32 = 22;
+pub(crate) const PORT: u16 = 22;
 
 /// How long one attempt to reach the guest may take.
 const ATTEMPT: Duration = Duration::from_secs(10);
@@ -39,13 +39,31 @@ pub(crate) enum Connection {
 impl Connection {
     /// Connects in the first way that works.
     pub(crate) fn open(place: &Place, ssh: &Ssh) -> anyhow::Result<Self> {
+        Self::open_either(place, Some(ssh.port))
+    }
+
+    /// The same, where perhaps no port of the host leads there.
+    pub(crate) fn open_either(place: &Place, port: Option<u16>) -> anyhow::Result<Self> {
         let socket = place.vsock();
-        if socket.exists()
-            && let Ok(stream) = vsock(&socket)
-        {
-            return Ok(Self::Vsock(stream));
+        if socket.exists() {
+            match vsock(&socket) {
+                Ok(stream) => return Ok(Self::Vsock(stream)),
+                Err(_) if port.is_some() => {}
+                Err(error) => bail!(
+                    "nobody listens for ssh on the guest's socket device ({error}), which takes \
+                     systemd 256 or newer and sshd, and the interface's ports do not include {PORT}"
+                ),
+            }
         }
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ssh.port));
+        Self::to_port(port, PORT)
+    }
+
+    /// Connects to a port of the host that leads to one of the guest.
+    pub(crate) fn to_port(port: Option<u16>, guest: u16) -> anyhow::Result<Self> {
+        let port = port.with_context(|| {
+            format!("port {guest} of the guest is not among the ports of its interface")
+        })?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let stream = TcpStream::connect_timeout(&address, ATTEMPT)
             .with_context(|| format!("cannot connect to {address}"))?;
         Ok(Self::Tcp(stream))
@@ -76,27 +94,26 @@ impl Connection {
     /// Copies standard input to it and what comes from it to standard output,
     /// until it ends.
     pub(crate) fn serve(self) -> anyhow::Result<()> {
-        let (mut from, mut to, end): (Box<dyn Read>, Box<dyn Write + Send>, OwnedFd) = match self {
-            Self::Vsock(stream) => (
-                Box::new(stream.try_clone()?),
-                Box::new(stream.try_clone()?),
-                stream.into(),
-            ),
+        match self {
+            Self::Vsock(stream) => relay(stream, Shutdown::Write),
             Self::Tcp(stream) => {
                 stream.set_nodelay(true)?;
-                (
-                    Box::new(stream.try_clone()?),
-                    Box::new(stream.try_clone()?),
-                    stream.into(),
-                )
+                // What a socket is of does not matter to what is read of it.
+                relay(UnixStream::from(OwnedFd::from(stream)), Shutdown::Write)
             }
-        };
-        thread::spawn(move || {
-            let _ = copy(&mut io::stdin().lock(), &mut to);
-            let _ = rustix::net::shutdown(&end, rustix::net::Shutdown::Write);
-        });
-        Ok(copy(&mut from, &mut io::stdout().lock())?)
+        }
     }
+}
+
+/// Copies standard input to a socket, which is shut down like that at its end,
+/// and what comes from it to standard output, until it ends.
+pub(crate) fn relay(mut stream: UnixStream, end: Shutdown) -> anyhow::Result<()> {
+    let mut to = stream.try_clone()?;
+    thread::spawn(move || {
+        let _ = copy(&mut io::stdin().lock(), &mut to);
+        let _ = to.shutdown(end);
+    });
+    Ok(copy(&mut stream, &mut io::stdout().lock())?)
 }
 
 /// Like [`io::copy`], but nothing waits in a buffer.

@@ -196,6 +196,14 @@ impl Spec {
         self.cpus.min(self.disk_queues).max(1)
     }
 
+    /// The host's TCP port that leads to one of the guest, if there is one.
+    pub(crate) fn host_port(&self, guest: u16) -> Option<u16> {
+        let mut forwards = self.forwards.iter();
+        let found = forwards.find(|f| f.guest == guest && f.protocol == Protocol::Tcp);
+        let all = self.all_ports.contains(&Protocol::Tcp);
+        found.map(|found| found.host).or(all.then_some(guest))
+    }
+
     /// The version that this program writes and reads.
     pub(crate) const VERSION: u32 = VERSION;
 
