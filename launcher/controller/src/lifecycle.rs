@@ -8,6 +8,7 @@
 mod backoff;
 pub mod observed;
 pub mod requests;
+pub mod size;
 mod status;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -18,6 +19,7 @@ use crate::api::status::{Phase, StartFailure, VirtualMachineStatus};
 use crate::api::virtual_machine::RunStrategy;
 use observed::{PodPhase, PodState};
 use requests::Pending;
+use size::{Fit, Size};
 
 pub use status::{Notice, words};
 
@@ -43,6 +45,9 @@ pub struct Subject<'a> {
     /// is gone. There is no other pod as long as that is so, and the status
     /// goes on naming the last one.
     pub lost: Option<&'a Refusal>,
+    /// Why it has not got the size that it is to have, if that was tried just
+    /// now.
+    pub delay: Option<&'a str>,
     /// The time.
     pub now: Timestamp,
 }
@@ -71,6 +76,8 @@ pub enum Step {
     Delete(Why),
     /// Its pod is told whether its guest stands still.
     Pause(String),
+    /// Its pod gets more, or less, while it runs.
+    Resize(Size),
 }
 
 /// Why a pod is deleted.
@@ -134,9 +141,10 @@ pub fn plan(subject: &Subject<'_>) -> Plan {
     }
 }
 
-/// The digest by which a changed template is noticed.
+/// The digest by which a changed template is noticed, without what can be
+/// changed while the machine runs.
 pub fn template_digest(vm: &VirtualMachine) -> String {
-    let json = serde_json::to_vec(&vm.spec.template).unwrap_or_default();
+    let json = serde_json::to_vec(&size::without(vm)).unwrap_or_default();
     let digest = Sha256::digest(&json);
     digest[..8].iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -193,7 +201,7 @@ fn course(subject: &Subject<'_>) -> Course {
                 .map(|_| Step::Delete(Why::Stop));
             course.failure = None;
         }
-        Want::Leave => course.step = pod.and_then(|pod| pause(subject, pod)),
+        Want::Leave => course.step = pod.and_then(|pod| adjust(subject, pod)),
     }
     course
 }
@@ -252,7 +260,25 @@ fn run(subject: &Subject<'_>, course: &mut Course) {
         if backoff::is_over_it(pod, now) {
             course.failure = None;
         }
-        course.step = pause(subject, pod);
+        course.step = adjust(subject, pod);
+    }
+}
+
+/// What is done to a pod that goes on.
+fn adjust(subject: &Subject<'_>, pod: &PodState) -> Option<Step> {
+    pause(subject, pod).or_else(|| resize(subject, pod))
+}
+
+/// Gives a running pod the size that its machine is to have, if it can have it
+/// and was not tried just now.
+fn resize(subject: &Subject<'_>, pod: &PodState) -> Option<Step> {
+    let runs = pod.phase == PodPhase::Running && pod.deletion.is_none();
+    if !runs || subject.delay.is_some() {
+        return None;
+    }
+    match size::fit(subject.vm, pod.size.as_ref()?) {
+        Fit::Running(size) => Some(Step::Resize(size)),
+        Fit::Same | Fit::Restart(_) => None,
     }
 }
 

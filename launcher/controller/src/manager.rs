@@ -14,6 +14,7 @@ pub mod leader;
 mod machines;
 pub mod metrics;
 mod pools;
+mod sizes;
 mod watched;
 
 use std::collections::{BTreeMap, HashMap};

@@ -12,13 +12,14 @@ mod volumes;
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
-    Container, EnvVar, Lifecycle, LifecycleHandler, LocalObjectReference, Pod, PodSpec, SleepAction,
+    Container, EnvVar, Lifecycle, LifecycleHandler, LocalObjectReference, Pod, PodSpec,
+    ResourceRequirements, SleepAction,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource as _;
 
 use crate::api::VirtualMachine;
-use crate::api::domain::RebootPolicy;
+use crate::api::domain::{Domain, RebootPolicy};
 use crate::api::instance::{DEFAULT_GRACE_SECONDS, InstanceSpec};
 use crate::machine::{self, Devices, Machine};
 use crate::quantity::QuantityError;
@@ -199,6 +200,28 @@ pub fn claims(spec: &InstanceSpec) -> BTreeSet<String> {
             .or(volume.data_volume.as_ref().map(|data| data.name.clone()))
     };
     spec.volumes.iter().filter_map(name).collect()
+}
+
+/// The processors and the memory of a machine.
+///
+/// # Errors
+/// If the spec contradicts itself or does not say them.
+pub fn size(domain: &Domain) -> Result<(machine::Cpus, machine::Memory), PodError> {
+    resources::size(domain)
+}
+
+/// What a machine's pod asks of its node.
+///
+/// # Errors
+/// If the spec contradicts itself or does not say enough.
+pub fn requirements(
+    spec: &InstanceSpec,
+    launcher: &Launcher,
+) -> Result<ResourceRequirements, PodError> {
+    // Whose interface it is does not matter here.
+    let interface = network::interface(spec, "");
+    let sized = resources::resources(&spec.domain, interface.as_ref(), launcher)?;
+    Ok(sized.requirements)
 }
 
 /// The interface of a machine with this UID to its pod's network, unless it

@@ -11,6 +11,7 @@ mod files;
 mod metrics;
 mod pause;
 mod prepare;
+mod size;
 mod supervise;
 mod volumes;
 
@@ -83,6 +84,7 @@ fn boot(
     let launched = launch::launch(NAME, &place, lock, messages)?;
     pause::follow(args.machine.with_file_name(PAUSED_FILE), place.clone())
         .context("cannot start a thread")?;
+    size::follow(args.machine.clone(), &machine, place.clone()).context("cannot start a thread")?;
     supervise::supervise(&machine, launched, &place, interrupt, messages)
 }
 

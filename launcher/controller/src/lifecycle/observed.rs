@@ -9,7 +9,9 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Resource as _;
 
 use super::requests::{PAUSED, STARTED_AT};
+use super::size::Given;
 use crate::api::VirtualMachine;
+use crate::machine;
 use crate::pod::{CONTAINER, RESTARTED_AT};
 
 /// The annotation of a pod with the digest of the template it was made from.
@@ -62,6 +64,8 @@ pub struct PodState {
     pub restarted_at: Option<String>,
     /// Whether its guest is to stand still.
     pub paused: Option<String>,
+    /// The processors and the memory that its launcher was told.
+    pub size: Option<Given>,
 }
 
 /// Where a pod is in its life.
@@ -140,6 +144,7 @@ impl From<&Pod> for PodState {
             started_at: annotation(STARTED_AT),
             restarted_at: annotation(RESTARTED_AT),
             paused: annotation(PAUSED),
+            size: annotation(machine::ANNOTATION).and_then(|json| serde_json::from_str(&json).ok()),
             ..Self::default()
         };
         let Some(status) = &pod.status else {

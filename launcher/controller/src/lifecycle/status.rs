@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::observed::{PodPhase, PodState};
 use super::requests::{self, PAUSED, STARTED_AT, STOPPED_AT};
+use super::size::{self, Fit};
 use super::{Course, OVERDUE, Step, Subject, Want};
 use crate::api::instance::InstanceSpec;
 use crate::api::status::{
@@ -299,14 +300,19 @@ fn conditions(subject: &Subject<'_>, status: &mut VirtualMachineStatus) {
     if let Some((reason, message)) = failure(subject) {
         add("Failure", true, &reason, &message);
     }
-    let template = || super::template_digest(subject.vm);
-    let made_from = pod.filter(|pod| pod.is_live()).map(|pod| &pod.template);
-    if made_from
-        .and_then(Option::as_ref)
-        .is_some_and(|made| *made != template())
-    {
-        let message = "the machine runs as it was before the last change of its template";
-        add("RestartRequired", true, "TemplateChanged", message);
+    if let Some(pod) = pod.filter(|pod| pod.is_live()) {
+        let template = || super::template_digest(subject.vm);
+        let made_from = pod.template.as_ref();
+        let fit = pod.size.as_ref().map(|given| size::fit(subject.vm, given));
+        if made_from.is_some_and(|made| *made != template()) {
+            let message = "the machine runs as it was before the last change of its template";
+            add("RestartRequired", true, "TemplateChanged", message);
+        } else if let Some(Fit::Restart(why)) = &fit {
+            add("RestartRequired", true, "SizeChanged", why);
+        }
+        if let Some(why) = subject.delay {
+            add("Resizing", true, "Waiting", why);
+        }
     }
     if let Some(ignored) = ignored(subject) {
         add("FieldsIgnored", true, "NoEffect", &ignored);
@@ -390,6 +396,7 @@ fn notices(subject: &Subject<'_>, new: &VirtualMachineStatus) -> Vec<Notice> {
             continue;
         }
         match condition.type_.as_str() {
+            "Resizing" => warn("Resizing", condition.message.clone()),
             "Failure" => warn(&condition.reason, condition.message.clone()),
             "FieldsIgnored" => warn("FieldsIgnored", condition.message.clone()),
             _ => {}
@@ -439,6 +446,7 @@ impl Step {
             Self::Create => "create pod",
             Self::Delete(_) => "delete pod",
             Self::Pause(_) => "tell pod to pause or resume",
+            Self::Resize(_) => "give pod another size",
         }
     }
 }

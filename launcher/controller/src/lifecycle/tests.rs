@@ -98,6 +98,7 @@ fn plan_at(
         pod,
         refusal: None,
         lost: None,
+        delay: None,
         now: at(now),
     })
 }
@@ -497,6 +498,7 @@ fn a_pod_that_was_refused_is_told_and_not_tried_again_at_once() {
         pod: None,
         refusal: Some(&refusal),
         lost: None,
+        delay: None,
         now: at(NOW),
     });
     assert_eq!(
@@ -538,6 +540,7 @@ fn a_pod_that_was_lost_is_remembered_until_its_end_is_certain() {
                 pod: None,
                 refusal: None,
                 lost: Some(lost),
+                delay: None,
                 now: at(NOW),
             });
             assert_eq!((plan.step.clone(), printable(&plan)), (None, word));
@@ -558,6 +561,7 @@ fn a_pod_that_was_lost_is_remembered_until_its_end_is_certain() {
         pod: None,
         refusal: None,
         lost: Some(&lost),
+        delay: None,
         now: at(NOW),
     });
     assert_eq!(plan.step, Some(Step::RemoveFinalizer));
@@ -633,6 +637,57 @@ fn a_running_machine_is_described() {
     let same = plan_at("2026-11-01T12:06:00Z", &vm, &later.status, Some(&running));
     assert_eq!(same.status, later.status);
     assert_eq!(same.notices, []);
+}
+
+#[test]
+fn a_machine_that_runs_is_given_another_size_unless_that_was_tried() {
+    let domain = json!({ "cpu": { "sockets": 2, "maxSockets": 4 },
+        "memory": { "guest": "2Gi", "maxGuest": "4Gi" }, "devices": {} });
+    let mut vm = machine("Always", &json!({}));
+    vm.spec.template.spec.domain = serde_json::from_value(domain).unwrap();
+    let (cpus, memory) = crate::pod::size(&vm.spec.template.spec.domain).unwrap();
+    let mut pod = pod(PodPhase::Running);
+    pod.template = Some(template_digest(&vm));
+    pod.size = Some(size::Given {
+        cpus,
+        memory,
+        emulated: false,
+    });
+    let status = was(Some(Phase::Running));
+    let next = |vm: &VirtualMachine, pod: &PodState, delay: Option<&str>| {
+        plan(&Subject {
+            vm,
+            status: &status,
+            pod: Some(pod),
+            refusal: None,
+            lost: None,
+            delay,
+            now: at(NOW),
+        })
+    };
+    assert_eq!(next(&vm, &pod, None).step, None);
+    vm.spec.template.spec.domain.cpu.as_mut().unwrap().sockets = Some(3);
+    let step = Some(Step::Resize(size::Size {
+        sockets: 3,
+        bytes: 2 << 30,
+    }));
+    let given = next(&vm, &pod, None);
+    assert_eq!(given.step, step);
+    assert_eq!(condition(&given, "RestartRequired"), None);
+    // Not once more before something has changed.
+    let tried = next(&vm, &pod, Some("the node is full"));
+    assert_eq!(tried.step, None);
+    assert_eq!(condition(&tried, "Resizing"), Some("Waiting"));
+    assert!(tried.notices.iter().any(|n| n.note == "the node is full"));
+    let pending = PodState {
+        phase: PodPhase::Pending,
+        ..pod.clone()
+    };
+    assert_eq!(next(&vm, &pending, None).step, None);
+    vm.spec.template.spec.domain.cpu.as_mut().unwrap().sockets = Some(5);
+    let too_many = next(&vm, &pod, None);
+    assert_eq!(too_many.step, None);
+    assert_eq!(condition(&too_many, "RestartRequired"), Some("SizeChanged"));
 }
 
 #[test]

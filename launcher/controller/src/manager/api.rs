@@ -23,7 +23,8 @@ use crate::fence;
 use crate::lifecycle::FINALIZER;
 use crate::lifecycle::observed::PodState;
 use crate::lifecycle::requests::PAUSED;
-use crate::pod::VolumeMode;
+use crate::machine;
+use crate::pod::{CONTAINER, VolumeMode};
 
 /// How long the API server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -129,6 +130,49 @@ impl Api {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": { "name": pod.name, "uid": pod.uid, "annotations": { PAUSED: value } },
+        }));
+        let applied = pods.patch(&pod.name, &how, &patch);
+        self.call("apply", "pods", applied).await
+    }
+
+    /// A pod as a whole, if it is still there.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn pod(&self, pod: &PodState) -> Result<Option<Pod>, ApiError> {
+        let pods: kube::Api<Pod> = kube::Api::namespaced(self.client(), &pod.namespace);
+        let found = self.call("get", "pods", pods.get_opt(&pod.name)).await?;
+        Ok(found.filter(|found| found.metadata.uid.as_ref() == Some(&pod.uid)))
+    }
+
+    /// Asks that more is set aside for a pod's launcher.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn reserve(&self, pod: &PodState, resources: &Value) -> Result<Pod, ApiError> {
+        let pods: kube::Api<Pod> = kube::Api::namespaced(self.client(), &pod.namespace);
+        let how = PatchParams::default();
+        let container = json!({ "name": CONTAINER, "resources": resources });
+        let patch = Patch::Strategic(json!({
+            "metadata": { "uid": pod.uid },
+            "spec": { "containers": [container] },
+        }));
+        let patched = pods.patch_resize(&pod.name, &how, &patch);
+        self.call("patch", "pods/resize", patched).await
+    }
+
+    /// Tells a pod's launcher another size of its machine.
+    ///
+    /// # Errors
+    /// If the API server refuses it or does not answer.
+    pub async fn tell_machine(&self, pod: &PodState, machine: &str) -> Result<Pod, ApiError> {
+        let pods: kube::Api<Pod> = kube::Api::namespaced(self.client(), &pod.namespace);
+        let how = PatchParams::apply("bootwright-controller-size").force();
+        let annotations = json!({ machine::ANNOTATION: machine });
+        let patch = Patch::Apply(json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "name": pod.name, "uid": pod.uid, "annotations": annotations },
         }));
         let applied = pods.patch(&pod.name, &how, &patch);
         self.call("apply", "pods", applied).await

@@ -18,6 +18,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, watcher};
 
 use super::api::{ApiError, Claim, Identity};
+use super::sizes::{self, Resized};
 use super::watched::{self, News};
 use super::{Context, Key, Memo, events};
 use crate::api::VirtualMachine;
@@ -25,6 +26,7 @@ use crate::api::status::{Phase, VirtualMachineStatus};
 use crate::fence::{self, Holder, Silence, Verdict};
 use crate::lifecycle::observed::{PodState, TEMPLATE};
 use crate::lifecycle::requests::{self, PAUSED, STARTED_AT};
+use crate::lifecycle::size::Size;
 use crate::lifecycle::{self, FINALIZER, Notice, Plan, Refusal, Step, Subject, Why, words};
 use crate::pod::{self, PodError};
 
@@ -119,6 +121,13 @@ pub(crate) fn identity(meta: &ObjectMeta) -> (Key, Identity) {
     (key, identity)
 }
 
+/// Why a pod does not have the size that it is to have.
+struct Delay {
+    why: String,
+    /// Whether nothing but time will change that.
+    refused: bool,
+}
+
 /// A machine that is being reconciled.
 struct Work<'a> {
     context: &'a Context,
@@ -165,6 +174,7 @@ impl Work<'_> {
             vm.to_mut().finalizers_mut().push(FINALIZER.to_owned());
         }
         let mut refusal = None;
+        let mut delay: Option<Delay> = None;
         for _ in 0..STEPS {
             let pod = self.pod();
             let status = self.memo.status.clone().or_else(|| vm.status.clone());
@@ -186,12 +196,14 @@ impl Work<'_> {
                 pod: pod.as_deref(),
                 refusal: refusal.as_ref(),
                 lost: lost.as_ref(),
+                delay: delay.as_ref().map(|delay| delay.why.as_str()),
                 // Times are stored in whole seconds.
                 now: now(),
             };
             let plan = lifecycle::plan(&subject);
             let Some(step) = &plan.step else {
-                let refused = refusal.is_some() || lost.is_some();
+                let late = delay.is_some_and(|delay| delay.refused);
+                let refused = refusal.is_some() || lost.is_some() || late;
                 return self.settle(&vm, &status, plan, refused).await;
             };
             tracing::debug!(
@@ -226,6 +238,11 @@ impl Work<'_> {
                         self.context.pods.wrote(&written);
                     }
                 }
+                Step::Resize(size) => {
+                    if let Some(pod) = &pod {
+                        delay = self.resize(&vm, pod, *size).await?;
+                    }
+                }
             }
         }
         // The next look is a fresh one.
@@ -235,6 +252,37 @@ impl Work<'_> {
     fn pod(&self) -> Option<Arc<PodState>> {
         let name = pod::name(&self.identity.name);
         self.context.pods.get(&self.identity.namespace, &name)
+    }
+
+    /// Gives a pod another size, or says why not yet.
+    async fn resize(
+        &self,
+        vm: &VirtualMachine,
+        pod: &PodState,
+        size: Size,
+    ) -> Result<Option<Delay>, ApiError> {
+        let spec = &vm.spec.template.spec;
+        let delay = |why: String, refused| Ok(Some(Delay { why, refused }));
+        let needs = match pod::requirements(spec, &self.context.config.launcher) {
+            Ok(needs) => needs,
+            Err(error) => return delay(error.to_string(), false),
+        };
+        match sizes::resize(&self.context.api, pod, size, &needs).await? {
+            Resized::Told(written) => {
+                self.context.pods.wrote(&written);
+                let note = format!(
+                    "pod {} was told to have {} sockets and {} of memory",
+                    pod.name,
+                    size.sockets,
+                    crate::quantity::bytes(size.bytes).0
+                );
+                self.tell(&events::normal("Resized", note)).await;
+                Ok(None)
+            }
+            Resized::Waits(why) => delay(why, false),
+            Resized::Refused(why) => delay(why, true),
+            Resized::Gone => delay("its pod is gone".to_owned(), false),
+        }
     }
 
     /// Writes what is new, and says when to look again.

@@ -47,8 +47,7 @@ pub(super) fn resources(
 ) -> Result<Sized, PodError> {
     let none = Resources::default();
     let asked = domain.resources.as_ref().unwrap_or(&none);
-    let cpus = cpus(domain, asked)?;
-    let memory = memory(domain, asked)?;
+    let (cpus, memory) = size(domain)?;
     let mut requests = BTreeMap::new();
     let mut limits = BTreeMap::new();
 
@@ -111,6 +110,13 @@ pub(super) fn resources(
             claims: None,
         },
     })
+}
+
+/// A machine's processors and memory.
+pub(super) fn size(domain: &Domain) -> Result<(Cpus, Memory), PodError> {
+    let none = Resources::default();
+    let asked = domain.resources.as_ref().unwrap_or(&none);
+    Ok((cpus(domain, asked)?, memory(domain, asked)?))
 }
 
 /// The topology; without one, a socket for each processor that is asked for,

@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 /// The annotation of a pod that says what becomes of it: `fails`, `ends`,
-/// `waits`; it runs without one.
+/// `waits`; it runs without one, and is given more if it asks for it, unless
+/// it is `full`.
 pub(crate) const FATE: &str = "test/fate";
 
 /// The annotation of a pod that says which node it comes to; `node-1` without.
@@ -113,10 +114,30 @@ async fn look_after(pods: Api<Pod>, pod: Pod) {
             ],
             "containerStatuses": [container(&json!({ "running": { "startedAt": now } }))],
         });
+        // As the kubelet says what it has set aside.
+        let mut state = state;
+        state["containerStatuses"][0]["resources"] = resources(&pod);
         set(&pods, &pod, state).await;
+    } else if phase == "Running" && is_resized(&pod) && fate != "full" {
+        let mut statuses = json!(pod.status.as_ref().unwrap().container_statuses);
+        statuses[0]["resources"] = resources(&pod);
+        set(&pods, &pod, json!({ "containerStatuses": statuses })).await;
     } else if phase == "Running" && fate == "ends" {
         set(&pods, &pod, ended_with(0, Duration::from_secs(1))).await;
     }
+}
+
+/// What a pod's container asks for.
+fn resources(pod: &Pod) -> Value {
+    let containers = &pod.spec.as_ref().unwrap().containers;
+    json!(containers[0].resources)
+}
+
+/// Whether a pod asks for something else than it was given.
+fn is_resized(pod: &Pod) -> bool {
+    let status = pod.status.as_ref().unwrap();
+    let given = status.container_statuses.iter().flatten().next();
+    given.is_some_and(|given| json!(given.resources) != resources(pod))
 }
 
 /// A status after a run of this length.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bootwright_controller::api::status::Phase;
+use bootwright_controller::api::status::{Phase, VirtualMachineStatus};
 use kube::api::DeleteParams;
 use serde_json::json;
 
@@ -140,6 +140,120 @@ async fn machines_start_stop_restart_and_pause_by_request() {
     })
     .await;
     world.until("always", "Running").await;
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: cargo xtask test cluster"]
+async fn a_machine_that_runs_gets_more_when_its_node_has_set_it_aside() {
+    let world = World::new("ctl-sizes").await;
+    let _controller = Controller::start(&world.namespace, &[]);
+    let domain = |sockets: u32, guest: &str| {
+        json!({ "spec": { "template": { "spec": { "domain": {
+            "cpu": { "sockets": sockets, "maxSockets": 4 },
+            "memory": { "guest": guest, "maxGuest": "4Gi" },
+        } } } } })
+    };
+    let told = |name: &'static str| {
+        let pods = world.pods();
+        async move {
+            let pod = pods.get(&format!("{name}-vm")).await.unwrap();
+            let json = &pod.metadata.annotations.as_ref().unwrap()["bootwright.dev/machine"];
+            let machine: serde_json::Value = serde_json::from_str(json).unwrap();
+            let resources = json!(pod.spec.unwrap().containers[0].resources);
+            let bytes = machine["memory"]["bytes"].as_u64().unwrap();
+            (machine["cpus"]["sockets"].clone(), bytes >> 20, resources)
+        }
+    };
+    let has = |status: &VirtualMachineStatus, type_: &str| {
+        status.conditions.iter().any(|c| c.type_ == type_)
+    };
+    // The API server looks whether a pod that is resized has room there.
+    let nodes: kube::Api<k8s_openapi::api::core::v1::Node> = kube::Api::all(world.client.clone());
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "roomy" } });
+    let how = kube::api::PatchParams::apply("test").force();
+    let patch = kube::api::Patch::Apply(&node);
+    nodes.patch("roomy", &how, &patch).await.unwrap();
+    let room = json!({ "status": { "allocatable": { "cpu": "64", "memory": "256Gi" },
+        "capacity": { "cpu": "64", "memory": "256Gi" } } });
+    let patch = kube::api::Patch::Merge(&room);
+    let how = kube::api::PatchParams::default();
+    nodes.patch_status("roomy", &how, &patch).await.unwrap();
+    for (name, fate) in [("web", ""), ("crowded", "full")] {
+        world.create(name, "Halted", fate).await;
+        let annotations = json!({ crate::kubelet::NODE: "roomy" });
+        let there =
+            json!({ "spec": { "template": { "metadata": { "annotations": annotations } } } });
+        world.change(name, there).await;
+        world.change(name, domain(1, "1Gi")).await;
+        let run = json!({ "spec": { "runStrategy": "Always" } });
+        world.change(name, run).await;
+        world.until(name, "Running").await;
+    }
+    let first = world.pod("web").await.unwrap();
+    world.change("web", domain(3, "2Gi")).await;
+    eventually(|| async {
+        let (sockets, mib, _) = told("web").await;
+        let right = sockets == 3 && mib == 2048;
+        right.then_some(()).ok_or(format!("{sockets}, {mib} MiB"))
+    })
+    .await;
+    let (_, _, resources) = told("web").await;
+    assert_eq!(resources["requests"]["cpu"], "300m");
+    // Two GiB, 64 MiB, as much for sockets, and page tables for four.
+    assert_eq!(resources["limits"]["memory"], "2184Mi");
+    eventually(|| async {
+        let (status, events) = (world.status("web").await, world.events("web").await);
+        let right = !has(&status, "RestartRequired")
+            && !has(&status, "Resizing")
+            && events.get("Resized") == Some(&1);
+        right.then_some(()).ok_or(format!("{status:?}, {events:?}"))
+    })
+    .await;
+    // Less is given back by the guest, and kept by the pod.
+    world.change("web", domain(1, "1Gi")).await;
+    eventually(|| async {
+        let (sockets, mib, _) = told("web").await;
+        let right = sockets == 1 && mib == 1024;
+        right.then_some(()).ok_or(format!("{sockets}, {mib} MiB"))
+    })
+    .await;
+    assert_eq!(told("web").await.2["limits"]["memory"], "2184Mi");
+    // More than it was started with, or something else, takes a restart.
+    let mut more = domain(5, "1Gi");
+    more["spec"]["template"]["spec"]["domain"]["cpu"]["maxSockets"] = json!(8);
+    world.change("web", more).await;
+    eventually(|| async {
+        let status = world.status("web").await;
+        has(&status, "RestartRequired")
+            .then_some(())
+            .ok_or(format!("{status:?}"))
+    })
+    .await;
+    assert_eq!(world.pod("web").await, Some(first));
+    // A node without room is waited for, and nobody is told before.
+    world.change("crowded", domain(1, "3Gi")).await;
+    eventually(|| async {
+        let status = world.status("crowded").await;
+        has(&status, "Resizing")
+            .then_some(())
+            .ok_or(format!("{status:?}"))
+    })
+    .await;
+    assert_eq!(told("crowded").await.1, 1024);
+    let room = json!({ "metadata": { "annotations": { crate::kubelet::FATE: "" } } });
+    let how = kube::api::PatchParams::default();
+    let patch = kube::api::Patch::Merge(&room);
+    world
+        .pods()
+        .patch("crowded-vm", &how, &patch)
+        .await
+        .unwrap();
+    eventually(|| async {
+        let (mib, status) = (told("crowded").await.1, world.status("crowded").await);
+        let right = mib == 3072 && !has(&status, "Resizing");
+        right.then_some(()).ok_or(format!("{mib} MiB, {status:?}"))
+    })
+    .await;
 }
 
 #[tokio::test]
