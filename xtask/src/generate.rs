@@ -10,10 +10,20 @@ use xshell::{Shell, cmd};
 
 use crate::{paths, proc};
 
-/// What is kept: the example that writes it to a folder, its crate, and where.
-const KEPT: [(&str, &str, &str); 2] = [
-    ("generate", "bootwright", "docs/generated"),
-    ("crds", "bootwright-controller", "templates/cluster/crds"),
+/// What is kept: the examples that write it to a folder, their crates, and
+/// where.
+const KEPT: [(&[(&str, &str)], &str); 2] = [
+    (
+        &[
+            ("generate", "bootwright"),
+            ("generate", "bootwright-kubectl"),
+        ],
+        "docs/generated",
+    ),
+    (
+        &[("crds", "bootwright-controller")],
+        "templates/cluster/crds",
+    ),
 ];
 
 /// Writes the generated files; with `check`, only compares and fails if any
@@ -21,13 +31,15 @@ const KEPT: [(&str, &str, &str); 2] = [
 pub(crate) fn run(check: bool) -> Result<()> {
     let sh = Shell::new()?;
     sh.change_dir(paths::workspace());
-    for (example, package, kept) in KEPT {
+    for (examples, kept) in KEPT {
         let fresh = tempfile::tempdir()?;
         let dir = fresh.path();
-        proc::run(cmd!(
-            sh,
-            "cargo run --quiet --locked --package {package} --example {example} -- {dir}"
-        ))?;
+        for (example, package) in examples {
+            proc::run(cmd!(
+                sh,
+                "cargo run --quiet --locked --package {package} --example {example} -- {dir}"
+            ))?;
+        }
         let (new, old) = (files(dir)?, files(&paths::workspace().join(kept))?);
         match check {
             true => compare(kept, &new, &old)?,

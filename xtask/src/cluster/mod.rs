@@ -162,6 +162,10 @@ pub(crate) fn test() -> Result<()> {
             sh,
             "cargo test --locked --quiet --package bootwright-controller
             --test api_server --test controller -- --ignored"
+        ))?;
+        proc::run(cmd!(
+            sh,
+            "cargo test --locked --quiet --package bootwright-kubectl --test plugin -- --ignored"
         ))
     })
 }

@@ -1,0 +1,5 @@
+//! `kubectl bootwright`.
+
+fn main() -> std::process::ExitCode {
+    bootwright_kubectl::main()
+}
