@@ -18,8 +18,8 @@ const ESCAPE: u8 = 0x1d;
 enum End {
     /// The user leaves.
     Left,
-    /// There is no more to see.
-    Over,
+    /// There is no more to see, and this is the exit status.
+    Over(u8),
 }
 
 /// `console`.
@@ -29,6 +29,8 @@ pub(crate) async fn console(cluster: &Cluster, args: &ConsoleArgs) -> Result<Exi
     let keys = process.stdin().context("no way to the console")?;
     let shown = process.stdout().context("no way from the console")?;
     let said = tokio::spawn(relay::complaint(process.stderr()));
+    // Nothing may end this program while the terminal is in raw mode.
+    let interrupted = relay::interrupted()?;
     let raw = Raw::enter().context("cannot change the terminal's mode")?;
     if raw.is_some() {
         eprintln!("console: Ctrl-] leaves it");
@@ -37,9 +39,9 @@ pub(crate) async fn console(cluster: &Cluster, args: &ConsoleArgs) -> Result<Exi
     let end = tokio::select! {
         // What is typed ends by the escape key only: a pipe's end is not the
         // end of what the machine has to say.
-        typed = typed => typed.map(|()| End::Left),
-        shown = relay::receive(shown) => shown.map(|()| End::Over),
-        signal = relay::interrupted() => signal.map(|()| End::Left),
+        typed = typed => typed.map(|()| End::Left).map_err(Into::into),
+        status = pod::follow(&mut process, shown) => status.map(End::Over),
+        () = interrupted => Ok(End::Left),
     };
     drop(raw);
     match end? {
@@ -47,10 +49,8 @@ pub(crate) async fn console(cluster: &Cluster, args: &ConsoleArgs) -> Result<Exi
             eprintln!();
             Ok(ExitCode::SUCCESS)
         }
-        End::Over => match pod::ended(&mut process).await? {
-            0 => Ok(ExitCode::SUCCESS),
-            _ => bail!("{}: {}", running.name, said.await.unwrap_or_default()),
-        },
+        End::Over(0) => Ok(ExitCode::SUCCESS),
+        End::Over(_) => bail!("{}: {}", running.name, said.await.unwrap_or_default()),
     }
 }
 

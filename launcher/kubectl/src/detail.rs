@@ -69,11 +69,11 @@ pub(crate) fn of(machine: &VirtualMachine, now: Timestamp) -> String {
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         rows.extend(status.conditions.iter().map(|condition| {
             vec![
-                printable(&condition.type_),
-                printable(&condition.status),
-                printable(&condition.reason),
+                condition.type_.clone(),
+                condition.status.clone(),
+                condition.reason.clone(),
                 output::age(Some(condition.last_transition_time.0), now),
-                printable(&condition.message),
+                condition.message.clone(),
             ]
         }));
         text.push('\n');

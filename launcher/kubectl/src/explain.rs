@@ -2,6 +2,7 @@
 
 use kube::core::Status;
 
+use crate::output::printable;
 use crate::target::Kind;
 
 /// What the API server said, if it said no.
@@ -43,8 +44,11 @@ pub(crate) fn missing(
     ))
 }
 
+/// The most that is said of an error, in characters.
+const MOST: usize = 4000;
+
 /// An error and its causes in one line, without the words that are said
-/// already.
+/// already and what would change the terminal.
 pub(crate) fn error(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
@@ -63,7 +67,11 @@ pub(crate) fn error(error: &anyhow::Error) -> String {
             break;
         }
     }
-    text
+    let text = printable(&text);
+    match text.char_indices().nth(MOST) {
+        None => text,
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+    }
 }
 
 fn of_kube(error: &kube::Error, first: bool) -> String {
@@ -162,6 +170,8 @@ mod tests {
         for (given, expected) in cases {
             assert_eq!(error(&given), expected);
         }
+        let long = error(&refused(422, &"\u{1b}x".repeat(MOST), ""));
+        assert!(long.len() < MOST + 9 && long.ends_with(" x..."), "{long}");
         assert!(is_conflict(&refused(409, "changed", "web")));
     }
 }

@@ -50,7 +50,7 @@ pub(crate) async fn forward(cluster: &Cluster, args: &PortForwardArgs) -> Result
     for (listener, remote) in listeners {
         tasks.spawn_local(Rc::clone(&way).listen(listener, remote));
     }
-    tasks.run_until(relay::interrupted()).await?;
+    tasks.run_until(relay::interrupted()?).await;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -105,13 +105,11 @@ impl Way {
         let port = forwarder.take_stream(remote).context("no such port")?;
         let trouble = forwarder.take_error(remote);
         let (from, to) = tokio::io::split(port);
+        let interrupted = relay::interrupted()?;
         let sending = tokio::spawn(relay::send(relay::input()?, to));
         tokio::select! {
             received = relay::receive(from) => received?,
-            signal = relay::interrupted() => {
-                signal?;
-                return Ok(ExitCode::FAILURE);
-            }
+            () = interrupted => return Ok(ExitCode::FAILURE),
         }
         sending.abort();
         match trouble {

@@ -1,5 +1,6 @@
 //! Results on standard output.
 
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use anyhow::Result;
@@ -24,7 +25,27 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
 
 /// Prints a value as JSON.
 pub(crate) fn json(value: &Value) -> Result<()> {
-    Ok(line(&serde_json::to_string_pretty(value)?)?)
+    Ok(line(&unobtrusive(&serde_json::to_string_pretty(value)?))?)
+}
+
+/// JSON in one line.
+pub(crate) fn json_line(value: &Value) -> io::Result<()> {
+    line(&unobtrusive(&value.to_string()))
+}
+
+/// JSON in which no text changes the terminal. JSON itself escapes what is
+/// below U+0020 (RFC 8259, section 7), and the others stand in strings only.
+fn unobtrusive(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match is_unsafe(c) && c != '\n' {
+            true => {
+                let _ = write!(text, "\\u{:04x}", u32::from(c));
+            }
+            false => text.push(c),
+        }
+    }
+    text
 }
 
 /// Prints what was done to an object, in the form that is asked for.
@@ -36,7 +57,7 @@ pub(crate) fn done(
 ) -> Result<()> {
     let resource = kind.resource();
     match output {
-        None => line(&format!("{resource}/{name} {what}"))?,
+        None => line(&printable(&format!("{resource}/{name} {what}")))?,
         Some(Output::Name) => line(&format!("{resource}/{name}"))?,
         Some(Output::Json) => json(&serde_json::to_value(object)?)?,
     }
@@ -45,15 +66,18 @@ pub(crate) fn done(
 
 /// Columns that are as wide as what is in them, with three spaces between.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<_>> = (rows.iter())
+        .map(|row| row.iter().map(|cell| printable(cell)).collect())
+        .collect();
     let mut widths = Vec::new();
-    for row in rows {
+    for row in &rows {
         widths.resize(widths.len().max(row.len()), 0);
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let cells = row.iter().zip(&widths);
         let cells: Vec<_> = cells
             .map(|(cell, width)| format!("{cell:width$}"))
@@ -78,10 +102,26 @@ pub(crate) fn age(since: Option<Timestamp>, now: Timestamp) -> String {
     }
 }
 
-/// What others have written, without what would change the terminal.
+/// What others have written, in one line, without what would change the
+/// terminal or the order of what is on it.
 pub(crate) fn printable(text: &str) -> String {
-    let safe = |c: char| if c.is_control() { ' ' } else { c };
+    let safe = |c: char| if is_unsafe(c) { ' ' } else { c };
     text.chars().map(safe).collect()
+}
+
+/// Whether a terminal may do something else with it than to show it: controls,
+/// separators of lines, and those of the Unicode Bidirectional Algorithm (UAX
+/// 9, table 4).
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}'
+                | '\u{200e}'
+                | '\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}'
+        )
 }
 
 /// Whether an error is that the reader of our output went away, which is the
@@ -104,6 +144,18 @@ mod tests {
         let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
         let text = table(&[row(["NAME", "STATUS"]), row(["a-long-name", "Running"])]);
         assert_eq!(text, "NAME          STATUS\na-long-name   Running\n");
+    }
+
+    #[test]
+    fn nothing_that_is_shown_changes_the_terminal() {
+        let text = "a\u{1b}[2J\u{9b}1mb\n\u{202e}c\u{7f}";
+        assert_eq!(printable(text), "a [2J 1mb  c ");
+        let row = vec![text.to_owned(), "end".to_owned()];
+        assert_eq!(table(&[row]), "a [2J 1mb  c    end\n");
+        let value = serde_json::json!({ "message": text });
+        let json = unobtrusive(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(!json.contains(|c| is_unsafe(c) && c != '\n'), "{json:?}");
+        assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), value);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The way into a machine's pod: a program there, or a port.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail};
 use bootwright_controller::api::VirtualMachine;
 use bootwright_controller::api::status::Phase;
@@ -8,13 +11,18 @@ use bootwright_controller::pod::CONTAINER;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, AttachParams, AttachedProcess, Portforwarder};
 use kube::client::UpgradeConnectionError;
+use tokio::io::AsyncRead;
 
 use crate::cluster::Cluster;
+use crate::relay;
 use crate::target::Target;
 
 /// What waits between the cluster and this program's own standard streams, in
 /// bytes.
 const BUFFER: usize = 64 << 10;
+
+/// How long the rest of a stream may take whose connection broke: it is here.
+const REST: Duration = Duration::from_millis(100);
 
 /// The pod of a machine that runs.
 pub(crate) struct Running {
@@ -89,16 +97,17 @@ impl Running {
         opened.map_err(|error| self.explained(error, "pods/portforward"))
     }
 
-    /// Of an upgrade that was refused no more is known than the number.
+    /// Says what to do where the API server lets nobody through.
     fn explained(&self, error: anyhow::Error, resource: &str) -> anyhow::Error {
-        let refused = error.downcast_ref::<kube::Error>();
-        let Some(kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status))) =
-            refused
-        else {
-            return error.context(format!("no way into pod {}", self.name));
+        let (code, said) = match error.downcast_ref::<kube::Error>() {
+            Some(kube::Error::Api(status)) => (status.code, status.message.as_str()),
+            Some(kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(code))) => {
+                (code.as_u16(), "")
+            }
+            _ => return error.context(format!("no way into pod {}", self.name)),
         };
         let (name, namespace) = (&self.name, &self.namespace);
-        let why = match status.as_u16() {
+        let why = match code {
             401 => "the API server does not know you: log in again".to_owned(),
             403 => format!(
                 "you may not do that: it takes get and create on {resource} in namespace \
@@ -107,18 +116,43 @@ impl Running {
             404 => "it is not there any more".to_owned(),
             502..=504 => "its node does not answer".to_owned(),
             code => format!(
-                "the API server, or the node, says {code}: `kubectl describe pod -n {namespace} \
-                 {name}` may say why"
+                "the API server, or the node, says {code} ({said}): \
+                 `kubectl describe pod -n {namespace} {name}` may say why"
             ),
         };
         anyhow::anyhow!("no way into pod {name}: {why}")
     }
 }
 
-/// How a program in a pod ended: its exit status, as far as it has one.
-pub(crate) async fn ended(process: &mut AttachedProcess) -> Result<u8> {
+/// Shows what a program in a pod says until it ends: its exit status, as far as
+/// it has one.
+pub(crate) async fn follow(
+    process: &mut AttachedProcess,
+    said: impl AsyncRead + Unpin,
+) -> Result<u8> {
     let status = process.take_status().context("its status is taken")?;
-    let Some(status) = status.await else {
+    let mut status = pin!(status);
+    let mut shown = pin!(relay::receive(said));
+    let mut over = false;
+    let status = tokio::select! {
+        received = &mut shown => {
+            received?;
+            over = true;
+            status.await
+        }
+        status = &mut status => status,
+    };
+    // A connection that breaks leaves the stream open, and some of it unread.
+    match &status {
+        _ if over => {}
+        Some(_) => shown.await?,
+        None => {
+            if let Ok(received) = tokio::time::timeout(REST, shown).await {
+                received?;
+            }
+        }
+    }
+    let Some(status) = status else {
         bail!("the connection into the pod broke");
     };
     if status.status.as_deref() == Some("Success") {

@@ -4,6 +4,7 @@
 //! Standard input is read by a thread: a read of it cannot be taken back, and
 //! must not keep the program from ending.
 
+use std::future::Future;
 use std::io;
 use std::thread;
 
@@ -82,18 +83,22 @@ pub(crate) async fn complaint(from: Option<impl AsyncRead + Unpin>) -> String {
     output::printable(line.strip_prefix("bootwright: ").unwrap_or(line))
 }
 
-/// Waits for a signal that asks this program to end.
-pub(crate) async fn interrupted() -> io::Result<()> {
+/// Waits for a signal that asks this program to end, from the moment when this
+/// is called.
+pub(crate) fn interrupted() -> io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
-    }
-    Ok(())
+    let mut quit = signal(SignalKind::quit())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+            _ = quit.recv() => {}
+        }
+    })
 }
 
 #[cfg(test)]

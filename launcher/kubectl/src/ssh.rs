@@ -197,6 +197,7 @@ pub(crate) async fn proxy(
     let to = process.stdin().context("no way to the pod")?;
     let from = process.stdout().context("no way from the pod")?;
     let said = tokio::spawn(relay::complaint(process.stderr()));
+    let interrupted = relay::interrupted()?;
     let sent = relay::send(relay::input()?, to);
     let sent = async {
         let sent = sent.await;
@@ -206,15 +207,12 @@ pub(crate) async fn proxy(
             Err(error) => error,
         }
     };
-    tokio::select! {
-        received = relay::receive(from) => received?,
+    let status = tokio::select! {
+        status = pod::follow(&mut process, from) => status?,
         error = sent => return Err(error.into()),
-        signal = relay::interrupted() => {
-            signal?;
-            return Ok(ExitCode::FAILURE);
-        }
-    }
-    match pod::ended(&mut process).await? {
+        () = interrupted => return Ok(ExitCode::FAILURE),
+    };
+    match status {
         0 => Ok(ExitCode::SUCCESS),
         _ => bail!("{}: {}", running.name, said.await.unwrap_or_default()),
     }

@@ -116,11 +116,15 @@ fn row(machine: &VirtualMachine, namespaces: bool) -> Vec<String> {
     let size = pod::size(&machine.spec.template.spec.domain).ok();
     let none = || "-".to_owned();
     let born = machine.metadata.creation_timestamp.as_ref();
-    let images: Vec<_> = status.images.iter().map(|i| printable(&i.image)).collect();
+    let images: Vec<_> = status
+        .images
+        .iter()
+        .map(|image| image.image.as_str())
+        .collect();
     let namespace = namespaces.then(|| machine.namespace().unwrap_or_default());
     let columns = [
         machine.name_any(),
-        printable(&status.printable_status.clone().unwrap_or_else(none)),
+        status.printable_status.clone().unwrap_or_else(none),
         if status.ready == Some(true) {
             "yes"
         } else {
@@ -226,33 +230,33 @@ fn tell(
     if let (Some(cell), Some(word)) = (row.get_mut(status), instead) {
         word.clone_into(cell);
     }
-    let text = match args.output.output {
-        None => aligned(&row, args.all_namespaces),
-        Some(Output::Name) => format!("{}/{}", Kind::Machine.resource(), key.1),
-        Some(Output::Json) => {
-            let mut summary = summary(machine);
-            summary["deleted"] = json!(instead.is_some());
-            summary.to_string()
-        }
-    };
     // That it has become older is no news.
     let age = row.len().saturating_sub(2);
-    let mut content = row;
+    let mut content = row.clone();
     if let Some(cell) = content.get_mut(age) {
         cell.clear();
     }
     let content = content.join("\t");
-    if shown.get(&key) != Some(&content) {
-        output::line(&text)?;
-        shown.insert(key, content);
+    if shown.get(&key) == Some(&content) {
+        return Ok(());
     }
+    match args.output.output {
+        None => output::line(&aligned(&row, args.all_namespaces))?,
+        Some(Output::Name) => output::line(&format!("{}/{}", Kind::Machine.resource(), key.1))?,
+        Some(Output::Json) => {
+            let mut summary = summary(machine);
+            summary["deleted"] = json!(instead.is_some());
+            output::json_line(&summary)?;
+        }
+    }
+    shown.insert(key, content);
     Ok(())
 }
 
 fn aligned(cells: &[String], namespaces: bool) -> String {
     let widths = namespaces.then_some(20).into_iter().chain(WIDTHS);
     let cells: Vec<_> = (cells.iter().zip(widths))
-        .map(|(cell, width)| format!("{cell:width$}"))
+        .map(|(cell, width)| format!("{:width$}", printable(cell)))
         .collect();
     cells.join("   ").trim_end().to_owned()
 }
@@ -276,7 +280,7 @@ fn progress(pool: &VirtualMachinePool) -> String {
     );
     let failure = status.conditions.iter().find(|c| c.type_ == "Failure");
     if let Some(failure) = failure {
-        text = format!("{text}; {}", printable(&failure.message));
+        text = format!("{text}; {}", failure.message);
     }
     text
 }
@@ -301,11 +305,11 @@ fn outcome(pool: &VirtualMachinePool) -> Option<ExitCode> {
 fn show_pool(pool: &VirtualMachinePool, output: Option<Output>) -> Result<()> {
     let name = pool.name_any();
     match output {
-        None => output::line(&format!(
-            "{}/{name}: {}",
-            Kind::Pool.resource(),
-            progress(pool)
-        ))?,
+        None => {
+            let resource = Kind::Pool.resource();
+            let text = format!("{resource}/{name}: {}", progress(pool));
+            output::line(&printable(&text))?;
+        }
         Some(Output::Name) => output::line(&format!("{}/{name}", Kind::Pool.resource()))?,
         Some(Output::Json) => output::json(&json!({
             "namespace": pool.namespace(),
