@@ -13,12 +13,13 @@ use crate::{image, images, paths, proc};
 const MANIFESTS: &str = "templates/cluster";
 
 /// Makes and pushes the images, applies the manifests, and waits for the
-/// controller.
+/// controller and the device plugin.
 pub(super) fn install(node: &Node, options: &images::Options) -> Result<()> {
     let layout = images::make(options)?;
     let image = |name: &str| format!("oci:{}:{name}", layout.display());
-    let controller = node.push(&image("bootwright-controller"), "bootwright-controller")?;
-    let launcher = node.push(&image(images::EMULATION), images::EMULATION)?;
+    let push = |name: &str| node.push(&image(name), name);
+    let (controller, plugin) = (push("bootwright-controller")?, push("bootwright-launcher")?);
+    let launcher = push(images::EMULATION)?;
     let dir = node.dir().join("install");
     let manifests = dir.join("cluster");
     let _ = fs::remove_dir_all(&dir);
@@ -28,25 +29,32 @@ pub(super) fn install(node: &Node, options: &images::Options) -> Result<()> {
     // kustomize takes what is beside or below a kustomization.
     proc::read(cmd!(sh, "cp -r {from} {manifests}"))?;
     configure(&manifests.join("config.yaml"), &launcher)?;
-    let (name, digest) = controller.split_once('@').unwrap_or_default();
+    let image = |name: &str, reference: &str| {
+        let (new, digest) = reference.split_once('@').unwrap_or_default();
+        serde_json::json!({ "name": name, "newName": new, "digest": digest })
+    };
     let kustomization = serde_json::json!({
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": ["cluster"],
-        "images": [{ "name": "bootwright-controller", "newName": name, "digest": digest }],
+        "images": [
+            image("bootwright-controller", &controller),
+            image("bootwright-launcher", &plugin),
+        ],
     });
     let path = dir.join("kustomization.yaml");
     fs::write(path, kustomization.to_string())?;
     let dir = dir.display().to_string();
     proc::run(node.command(&["kubectl", "apply", "--server-side", "-k", &dir])?)?;
-    proc::run(node.command(&[
-        "kubectl",
-        "--namespace=bootwright-system",
-        "rollout",
-        "status",
-        "--timeout=300s",
-        "deployment/bootwright-controller",
-    ])?)
+    for (namespace, workload) in [
+        ("bootwright-system", "deployment/bootwright-controller"),
+        ("bootwright-node", "daemonset/bootwright-node"),
+    ] {
+        let namespace = format!("--namespace={namespace}");
+        let words = ["rollout", "status", "--timeout=300s", workload];
+        proc::run(node.command(&[&["kubectl", &namespace], &words[..]].concat())?)?;
+    }
+    Ok(())
 }
 
 /// Names the launcher's image in the controller's configuration, and has
