@@ -9,8 +9,10 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
@@ -20,6 +22,11 @@ use super::spec::Spec;
 /// longest name in a machine's folder for them.
 const MAX_SOCKET: usize = 107;
 const LONGEST_NAME: &str = "/vsock.sock_4294967295";
+
+/// How often a folder is asked for that somebody clears away or describes at
+/// this moment, and how long after each time.
+const TRIES: u32 = 50;
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// Where this user's machines are kept.
 #[derive(Debug, Clone)]
@@ -80,6 +87,14 @@ impl Places {
 
     /// The names of all machines there are, in order.
     pub(crate) fn names(&self) -> anyhow::Result<Vec<String>> {
+        let mut names = self.entries()?;
+        names.retain(|name| !name.starts_with('.'));
+        names.sort();
+        Ok(names)
+    }
+
+    /// The names of all folders, those on their way out among them.
+    fn entries(&self) -> anyhow::Result<Vec<String>> {
         let entries = match fs::read_dir(&self.state) {
             Ok(entries) => entries,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -91,20 +106,23 @@ impl Places {
         for entry in entries {
             names.extend(entry?.file_name().into_string().ok());
         }
-        names.sort();
         Ok(names)
     }
 
     /// Clears away what killed ephemeral machines have left.
     pub(crate) fn clear_stale(&self) -> anyhow::Result<()> {
-        for name in self.names()? {
+        for name in self.entries()? {
             let place = self.place(&name);
+            if name.starts_with('.') {
+                remove(&place.state)?;
+                continue;
+            }
             let Some(_lock) = place.try_lock()? else {
                 continue;
             };
             // Without a description it was killed while it was prepared.
             if Spec::load(&place.state).map_or(!place.has_spec(), |spec| spec.ephemeral) {
-                place.remove()?;
+                place.clear()?;
             }
         }
         Ok(())
@@ -131,14 +149,23 @@ impl Place {
                 self.runtime.display()
             );
         }
-        for dir in [&self.state, &self.runtime] {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir)
-                .with_context(|| format!("cannot make {}", dir.display()))?;
+        for _ in 0..TRIES {
+            for dir in [&self.state, &self.runtime] {
+                fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(dir)
+                    .with_context(|| format!("cannot make {}", dir.display()))?;
+            }
+            // Until there is a description, the folder may be cleared away
+            // before it is locked.
+            match self.try_lock()? {
+                Some(lock) if self.runtime.is_dir() => return Ok(Some(lock)),
+                None if self.has_spec() => return Ok(None),
+                Some(_) | None => thread::sleep(MOMENT),
+            }
         }
-        self.try_lock()
+        Ok(None)
     }
 
     /// Makes what goes with a process for the next one; `None` if the folder
@@ -170,7 +197,8 @@ impl Place {
             Err(e) => return Err(e).with_context(|| format!("cannot open {}", path.display())),
         };
         match file.try_lock() {
-            Ok(()) => Ok(Some(Lock(file))),
+            // Whoever had it may have removed the folder.
+            Ok(()) => Ok(is_at(&file, &path)?.then_some(Lock(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => {
                 Err(e).with_context(|| format!("cannot lock {}", path.display()))
@@ -188,6 +216,21 @@ impl Place {
         remove(&self.runtime)
     }
 
+    /// Removes both folders of a machine that somebody may be making again at
+    /// this moment: what is in the new ones is left alone.
+    fn clear(&self) -> anyhow::Result<()> {
+        self.remove_runtime()?;
+        let name = format!(".{}.{}", self.name().display(), std::process::id());
+        let aside = self.state.with_file_name(name);
+        remove(&aside)?;
+        match fs::rename(&self.state, &aside) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("cannot remove {}", self.state.display()))
+            }
+            _ => remove(&aside),
+        }
+    }
+
     /// Removes both folders. Whoever calls this holds the lock.
     pub(crate) fn remove(&self) -> anyhow::Result<()> {
         remove(&self.runtime)?;
@@ -195,12 +238,26 @@ impl Place {
     }
 }
 
+/// Whether an open file is the one of this name.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn remove(dir: &Path) -> anyhow::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(e).with_context(|| format!("cannot remove {}", dir.display()))
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match fs::remove_dir_all(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // Somebody has asked for the lock meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty && tries < TRIES => {}
+            other => return other.with_context(|| format!("cannot remove {}", dir.display())),
         }
-        _ => Ok(()),
     }
 }
 
@@ -246,6 +303,34 @@ mod tests {
         places.clear_stale().unwrap();
         assert_eq!(places.names().unwrap(), ["alive"]);
         drop(lock);
+    }
+
+    #[test]
+    fn a_machine_that_is_made_is_not_cleared_away_by_those_who_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = places(dir.path());
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let over = || stop.load(std::sync::atomic::Ordering::Relaxed);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !over() {
+                        places.clear_stale().unwrap();
+                    }
+                });
+            }
+            for round in 0..60 {
+                let place = places.place("a");
+                let lock = place.make().unwrap();
+                assert!(lock.is_some(), "{round}");
+                for folder in [&place.state, &place.runtime] {
+                    write_whole(&folder.join("file.txt"), b"").unwrap();
+                }
+                assert!(place.state.join("lock").exists(), "{round}");
+                place.remove().unwrap();
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 
     #[test]
