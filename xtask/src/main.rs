@@ -17,6 +17,7 @@ mod lab;
 mod launch;
 mod packages;
 mod paths;
+mod pod;
 mod proc;
 mod referees;
 mod registries;

@@ -13,6 +13,7 @@ pub mod arch;
 pub mod block;
 pub mod boot;
 pub mod devices;
+pub mod heap;
 pub mod irq;
 mod log;
 pub mod memory;

@@ -29,7 +29,7 @@ enum Entry {
 
 /// Files by their paths, without a slash before them.
 #[derive(Debug, Default)]
-pub(super) struct Files(BTreeMap<String, Entry>);
+pub(crate) struct Files(BTreeMap<String, Entry>);
 
 impl Files {
     /// Adds a file, and the folders that it is in.
@@ -42,7 +42,7 @@ impl Files {
     }
 
     /// Takes a file from the tree `root`, and the libraries that it needs.
-    pub(super) fn take(&mut self, root: &Path, name: &str) -> Result<()> {
+    pub(crate) fn take(&mut self, root: &Path, name: &str) -> Result<()> {
         if self.0.contains_key(name) {
             return Ok(());
         }
@@ -124,7 +124,7 @@ impl Files {
     }
 
     /// The layer: owned by root, of no time.
-    pub(super) fn tar(&self) -> Result<Vec<u8>> {
+    pub(crate) fn tar(&self) -> Result<Vec<u8>> {
         let mut tar = tar::Builder::new(Vec::new());
         for (path, entry) in &self.0 {
             let mut header = tar::Header::new_ustar();

@@ -16,7 +16,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::{binary, packages, paths};
-use files::Files;
+pub(crate) use files::Files;
 use layout::{Image, Layout};
 
 /// The platform of this machine's packages and binaries.
@@ -48,7 +48,7 @@ const RECIPES: [Recipe; 3] = [
         files: &[],
     },
     Recipe {
-        tag: "bootwright-launcher",
+        tag: LAUNCHER,
         title: "Bootwright: launcher and device plugin",
         binary: "bootwright",
         files: &["usr/bin/passt", "usr/bin/passt.avx2"],
@@ -72,6 +72,9 @@ const RECIPES: [Recipe; 3] = [
         ],
     },
 ];
+
+/// The tag of the launcher.
+const LAUNCHER: &str = "bootwright-launcher";
 
 /// The tag of the launcher that does without KVM.
 pub(crate) const EMULATION: &str = "bootwright-launcher-emulation";
@@ -138,6 +141,14 @@ pub(crate) fn make(options: &Options) -> Result<PathBuf> {
     }
     layout.finish()?;
     Ok(dir)
+}
+
+/// The layers of the launcher's image, with this static binary.
+pub(crate) fn launcher(binary: &Path) -> Result<Vec<Vec<u8>>> {
+    let root = packages::unpack("images", &PACKAGES)?;
+    let mut recipes = RECIPES.iter().filter(|recipe| recipe.tag == LAUNCHER);
+    let recipe = recipes.next().context("there is no launcher")?;
+    layers(recipe, &root, binary)
 }
 
 /// The tars of an image: what seldom changes, and the binary.

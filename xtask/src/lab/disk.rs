@@ -2,7 +2,9 @@
 //!
 //! What an ordinary host has on its own disk, L1 has on this one: the demo's
 //! image with its layers in a store, the disk that `bootwright build` makes of
-//! it, and a disk of somebody else's.
+//! it, and a disk of somebody else's; for pods, also what a node would have.
+//! Beside it there is the disk that was made, whose root file system holds the
+//! image's files as an image volume does.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,15 +13,15 @@ use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
 use super::assets::Lab;
-use super::{foreign, initramfs};
+use super::{foreign, initramfs, pod};
 use crate::{image, paths, proc};
 
 /// The size of the file system; most of it stays empty.
 const SIZE: &str = "4G";
 
-/// Makes it; returns the value of QEMU's option `-drive` that shows it. Nothing
-/// that L1 writes there lasts.
-pub(super) fn make(lab: &Lab) -> Result<String> {
+/// Makes it, with or without pods; returns the values of QEMU's option `-drive`
+/// that show both disks. Nothing that L1 writes there lasts.
+pub(super) fn make(lab: &Lab, pods: bool) -> Result<Vec<String>> {
     let stage = lab.dir.join("disk");
     stage_image(&stage)?;
     let at = |name: &str| stage.join(name);
@@ -40,13 +42,19 @@ pub(super) fn make(lab: &Lab) -> Result<String> {
     let initrd = lab.dir.join("foreign.initrd");
     fs::write(&initrd, initramfs::l2(lab, &lab.bookworm)?)?;
     foreign::make(lab, &initrd, &at("foreign.raw"))?;
+    match pods {
+        true => pod::stage(lab, &stage)?,
+        false => drop(fs::remove_dir_all(at("pods"))),
+    }
     let disk = lab.dir.join("disk.img");
     let _ = fs::remove_file(&disk);
     proc::read(cmd!(sh, "mke2fs -q -t ext4 -d {stage} {disk} {SIZE}"))?;
-    Ok(format!(
-        "if=virtio,format=raw,snapshot=on,file={}",
-        disk.display()
-    ))
+    let shown = [("raw", disk), ("qcow2", at("debian.qcow2"))];
+    let drive = |(format, file): (&str, PathBuf)| {
+        let file = file.display();
+        format!("if=virtio,format={format},snapshot=on,file={file}")
+    };
+    Ok(shown.map(drive).into())
 }
 
 /// Copies the image unless it is there; a store of another image goes.

@@ -71,6 +71,7 @@ const L1_MODULES: &[&str] = &[
     "virtio_net",
     "tun",
     "vhost_vsock",
+    "veth",
     "vfat",
     "nls_cp437",
     "nls_ascii",

@@ -11,6 +11,7 @@ mod foreign;
 mod guests;
 mod initramfs;
 mod machine;
+mod pod;
 mod runner;
 mod scenarios;
 
@@ -28,7 +29,7 @@ pub(crate) struct Options {
     /// Run only scenarios whose name contains this
     #[arg(long, value_name = "WORDS", conflicts_with = "command")]
     scenario: Option<String>,
-    /// Have the image and the disks in /disk for the command
+    /// Have the image, the disks and the pods in /disk for the command
     #[arg(long)]
     disk: bool,
     /// Have QEMU there for the command: `qemu -L /lab/files` and `qemu-img`
@@ -54,7 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let machine = Machine {
         disks: match options.disk {
-            true => vec![disk::make(&lab)?],
+            true => disk::make(&lab, true)?,
             false => Vec::new(),
         },
         ..Machine::default()

@@ -56,14 +56,14 @@ pub(super) fn run(lab: &Lab, words: &str) -> Result<()> {
         bail!("no scenario's name contains `{words}`");
     }
     let start = Instant::now();
-    let disk = match chosen.iter().any(|s| s.disk) {
-        true => Some(disk::make(lab)?),
-        false => None,
+    let disks = match chosen.iter().any(|s| s.disk) {
+        true => disk::make(lab, chosen.iter().any(|s| s.pod))?,
+        false => Vec::new(),
     };
     let limits: u64 = chosen.iter().map(|s| s.limit).sum();
     let machine = Machine {
         limit: Duration::from_secs(60 + limits),
-        disks: disk.into_iter().collect(),
+        disks,
         ..Machine::default()
     };
     let mut tally = Tally::new(&chosen);
@@ -213,6 +213,7 @@ mod tests {
             lines: &["a", "b"],
             limit: 150,
             disk: false,
+            pod: false,
         },
         Scenario {
             name: "second",
@@ -221,6 +222,7 @@ mod tests {
             lines: &[],
             limit: 7,
             disk: false,
+            pod: false,
         },
     ];
 

@@ -1,5 +1,7 @@
 //! What must work with real kernels under the real KVM.
 
+use super::pod;
+
 /// What every scenario's shell knows.
 ///
 /// `guest SUITE WORDS [OPTION...]` has `bootwright run` boot the kernel of that
@@ -43,6 +45,8 @@ pub(super) struct Scenario {
     pub(super) limit: u64,
     /// Whether the image and disks must be there, in /disk.
     pub(super) disk: bool,
+    /// Whether pods must be there, in /disk/pods.
+    pub(super) pod: bool,
 }
 
 /// A guest that does one thing; it takes some ten seconds on a quiet host.
@@ -53,12 +57,20 @@ const SMALL: Scenario = Scenario {
     lines: &[],
     limit: 300,
     disk: false,
+    pod: false,
 };
 
 /// The image's whole system, which takes one to two minutes.
 const DEBIAN: Scenario = Scenario {
     limit: 900,
     disk: true,
+    ..SMALL
+};
+
+/// A pod's launcher, on a node without a cluster.
+pub(super) const POD: Scenario = Scenario {
+    disk: true,
+    pod: true,
     ..SMALL
 };
 
@@ -77,6 +89,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         lines: &["booted in", "lab", "ext4", "running", "power_off"],
         ..DEBIAN
     },
+    pod::BOOTABLE_CONTAINER,
     Scenario {
         name: "the built qcow2 boots the kernel that is on it",
         command: "bootwright run /disk/debian.qcow2 --quiet --network none --memory 1G --cpus 1 \
@@ -110,6 +123,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         disk: true,
         ..SMALL
     },
+    pod::CONTAINER_DISK,
     Scenario {
         name: "6.1 boots and turns off",
         command: "guest bookworm lab=off < /dev/null",

@@ -68,6 +68,8 @@ fn boot(
         return Ok((End::Killed, None));
     }
     prepared?;
+    // This process only waits from now on.
+    bootwright_vmm::heap::trim();
     // Before passt takes all the ports that nobody has.
     let metrics = machine
         .metrics_port

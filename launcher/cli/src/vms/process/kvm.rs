@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bootwright_vmm::boot::{BootSource, KernelCache};
+use bootwright_vmm::heap;
 use bootwright_vmm::sandbox;
 use bootwright_vmm::smbios::Smbios;
 use bootwright_vmm::virtio::Stats;
@@ -226,6 +227,8 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
         counters,
         memory,
     }));
+    // The kernel is where the guest finds it, and the disks' plans are read.
+    heap::trim();
     teller.tell(&Event::Started);
     let end = match until_the_end(&mut vm, &spec, &disks) {
         Ok(exit) => exit.into(),
@@ -264,6 +267,7 @@ fn until_the_end(vm: &mut Vm, spec: &Spec, disks: &[Opened]) -> anyhow::Result<E
         let payload = Payload::load(&spec.boot, disk, false).context("at the guest's reset")?;
         vm.config_mut().boot = source(payload);
         vm.reset()?;
+        heap::trim();
     }
 }
 

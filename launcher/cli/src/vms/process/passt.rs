@@ -28,6 +28,9 @@ use crate::vms::spec::Spec;
 
 /// Becomes passt, `command`, in a container that has no namespaces to give.
 pub(crate) fn become_passt(command: &[OsString]) -> ExitCode {
+    // It touches its large tables here and there: with huge pages, which many
+    // systems give to all, they would be twice as large. Without this, it runs.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let error = match (bootwright_vmm::sandbox::pretend_namespaces(), command) {
         (Ok(()), [program, arguments @ ..]) => {
             Command::new(program).args(arguments).exec().to_string()
