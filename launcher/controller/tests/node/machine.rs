@@ -90,6 +90,10 @@ async fn undisturbed(cluster: &Cluster, address: &str) {
     tokio::time::sleep(Duration::from_secs(10)).await;
     cluster.until_ready("web").await;
     assert_eq!(get(address).await.as_deref(), Ok(HELLO));
+    // The store.
+    Program("etcd").kill();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    until_still_ready(cluster).await;
     // The API server.
     let server = Program("kube-apiserver");
     let asked = async {
@@ -99,6 +103,16 @@ async fn undisturbed(cluster: &Cluster, address: &str) {
         }
     };
     tokio::join!(server.be_gone_for(Duration::from_secs(60)), asked);
+    until_still_ready(cluster).await;
+    assert_eq!(
+        cluster.pod("web").await,
+        pod,
+        "the machine was started anew"
+    );
+}
+
+/// Waits until the API server answers again, and says that it is ready.
+async fn until_still_ready(cluster: &Cluster) {
     eventually("the API server", || async {
         let vm = cluster.machines().get("web").await;
         let status = vm.map_err(|e| e.to_string())?.status.unwrap_or_default();
@@ -108,11 +122,6 @@ async fn undisturbed(cluster: &Cluster, address: &str) {
         }
     })
     .await;
-    assert_eq!(
-        cluster.pod("web").await,
-        pod,
-        "the machine was started anew"
-    );
 }
 
 /// A pod that is evicted shuts its guest down, and the machine comes back.
