@@ -92,8 +92,12 @@ pub trait Actor {
 /// Memory for a guest of [`play`].
 pub const MEMORY: usize = 0x40_0000;
 
-/// Room for the buffers of one request.
+/// Room for the buffers of one request, and how many have room at once.
 const ROOM: u64 = 0x2_4000;
+const ROOMS: u64 = 24;
+
+/// Where in its room the device writes.
+const ANSWER: u64 = 0x1_1000;
 
 /// Has a guest use `device` as `input` says, until the input ends or the device
 /// has had enough.
@@ -119,8 +123,15 @@ pub fn play<H: Handler>(
             0..=3 => {
                 let queue = &driver.queues[index as usize];
                 let there = queue.available_index.wrapping_sub(queue.seen);
-                if there < queue.size / 8 {
-                    let at = driver.free() + slot % 24 * ROOM;
+                let free = driver.free();
+                // Not over a request of either queue that is still there.
+                let room = (slot..slot + ROOMS)
+                    .map(|slot| free + slot % ROOMS * ROOM)
+                    .find(|at| {
+                        let taken = |w: &Option<(u64, u32)>| w.is_some_and(|w| w.0 == at + ANSWER);
+                        !waiting.iter().flatten().any(taken)
+                    });
+                if let Some(at) = room.filter(|_| there < queue.size / 8) {
                     slot += 1;
                     let waiting = &mut waiting[index as usize];
                     wild |= add(driver, index as u16, at, waiting, input, actor);
@@ -166,10 +177,10 @@ fn add(
 ) -> bool {
     let request = actor.request(index, input);
     let queue = &mut driver.queues[usize::from(index)];
-    let len = request.readable.len().min(0x1_1000);
+    let len = request.readable.len().min(ANSWER as usize);
     queue.write(at, &request.readable[..len]);
     let room = request.writable.min(0x1_2000);
-    let answer = at + 0x1_1000;
+    let answer = at + ANSWER;
     let mut pieces = split(at, len as u32, input, readable);
     pieces.extend(split(answer, room, input, writable));
     let spoilt = input.rarely();
