@@ -43,6 +43,10 @@ pub(crate) const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration
 /// The same for pods that are refused, each of which costs a write.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 
+/// The wait between two looks at the node of a pod that is gone and may not
+/// have ended: each costs one read, and whoever brings the node back waits.
+const LOST: Duration = Duration::from_secs(10);
+
 /// Reconciles the machines that are in the news, until `stop`.
 pub(crate) async fn run<S>(
     context: Arc<Context>,
@@ -203,8 +207,9 @@ impl Work<'_> {
             let plan = lifecycle::plan(&subject);
             let Some(step) = &plan.step else {
                 let late = delay.is_some_and(|delay| delay.refused);
-                let refused = refusal.is_some() || lost.is_some() || late;
-                return self.settle(&vm, &status, plan, refused).await;
+                let refused = refusal.is_some() || late;
+                let looks = lost.is_some().then_some(LOST);
+                return self.settle(&vm, &status, plan, refused, looks).await;
             };
             tracing::debug!(
                 namespace = self.key.0,
@@ -285,13 +290,15 @@ impl Work<'_> {
         }
     }
 
-    /// Writes what is new, and says when to look again.
+    /// Writes what is new, and says when to look again: after `looks` at the
+    /// latest, if that is given.
     async fn settle(
         &mut self,
         vm: &VirtualMachine,
         old: &VirtualMachineStatus,
         plan: Plan,
         refused: bool,
+        looks: Option<Duration>,
     ) -> Result<Action, ApiError> {
         if plan.status != *old || vm.status.is_none() && self.memo.status.is_none() {
             self.context
@@ -316,7 +323,7 @@ impl Work<'_> {
             self.memo.refusals = 0;
             None
         };
-        let wait = again.into_iter().chain(retry).min();
+        let wait = again.into_iter().chain(retry).chain(looks).min();
         Ok(wait.map_or_else(Action::await_change, Action::requeue))
     }
 
