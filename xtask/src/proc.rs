@@ -129,6 +129,26 @@ pub(crate) fn run(command: impl Into<Command>) -> Result<()> {
     succeeded(&command, status)
 }
 
+/// Like [`run`] for at most `limit`, after which the command is ended.
+///
+/// # Errors
+/// If it cannot be started, fails, takes longer or is interrupted.
+pub(crate) fn run_within(command: impl Into<Command>, limit: Duration) -> Result<()> {
+    let mut command = command.into();
+    eprintln!("$ {}", shown(&command));
+    let mut group = Group::spawn(&mut command)?;
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(status) = group.try_wait()? {
+            return succeeded(&command, status);
+        }
+        if Instant::now() >= end {
+            bail!("{} has not ended in {limit:?}", shown(&command));
+        }
+        sleep(Duration::from_millis(50))?;
+    }
+}
+
 /// Runs a command whose output is appended to `log`; its end is shown if the
 /// command fails.
 pub(crate) fn run_logged(command: impl Into<Command>, log: &Path) -> Result<()> {

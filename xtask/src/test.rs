@@ -15,6 +15,10 @@ const CARGO_DENY: &str = "0.20.2";
 /// Points tests at the demo's image, as `oci:DIR:TAG`.
 const IMAGE_VARIABLE: &str = "BOOTWRIGHT_TEST_IMAGE";
 
+/// How long the tests of all crates may take, compiling included: several
+/// times what they do, so that one that hangs fails and the others are told.
+const UNIT_LIMIT: Duration = Duration::from_mins(40);
+
 /// A part of the tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
@@ -115,10 +119,10 @@ fn run_part(part: Part) -> Result<()> {
             for (variable, program) in registries::variables()? {
                 sh.set_var(variable, program);
             }
-            proc::run(cmd!(
-                sh,
-                "cargo test --workspace --locked --quiet --no-fail-fast"
-            ))
+            proc::run_within(
+                cmd!(sh, "cargo test --workspace --locked --quiet --no-fail-fast"),
+                UNIT_LIMIT,
+            )
         }
         Part::Doc => {
             sh.set_var("RUSTDOCFLAGS", "-D warnings");

@@ -49,7 +49,7 @@ pub(crate) fn logs(args: &LogsArgs, interrupt: &Interrupt) -> anyhow::Result<()>
     let mut shown = 0;
     loop {
         // Before the rest is read, or its last words could be missed.
-        let over = !args.follow || place.try_lock()?.is_some() || !place.state.exists();
+        let over = !args.follow || !place.is_locked()?;
         shown += io::copy(&mut (&mut file).take(u64::MAX), &mut stdout)?;
         stdout.flush()?;
         if over || interrupt.raised() {

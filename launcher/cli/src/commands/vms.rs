@@ -131,7 +131,7 @@ fn row(spec: Spec, place: &Place) -> anyhow::Result<Row> {
         uptime_seconds: None,
         pid: None,
     };
-    if place.try_lock()?.is_some() {
+    if !place.is_locked()? {
         return Ok(row);
     }
     row.ssh_port = spec.ssh.map(|ssh| ssh.port);
@@ -166,7 +166,7 @@ pub(crate) fn find(name: &str) -> anyhow::Result<Place> {
 /// The machine `name`, which must run.
 pub(crate) fn find_running(name: &str) -> anyhow::Result<Place> {
     let place = find(name)?;
-    if place.try_lock()?.is_some() {
+    if !place.is_locked()? {
         bail!("the machine {name} does not run");
     }
     Ok(place)

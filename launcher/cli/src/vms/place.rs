@@ -5,11 +5,14 @@
 //! sockets. Its process holds a lock on the first for as long as it lives, so
 //! a folder without a lock is that of a machine that does not run; of those,
 //! the ephemeral ones have been killed, and their folders are cleared away.
+//!
+//! Folders come, go and are asked for one at a time, whoever does it: a second
+//! lock, the gate, is held meanwhile, and never for longer.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -23,8 +26,11 @@ use super::spec::Spec;
 const MAX_SOCKET: usize = 107;
 const LONGEST_NAME: &str = "/vsock.sock_4294967295";
 
-/// How often a folder is asked for that somebody clears away or describes at
-/// this moment, and how long after each time.
+/// The gate, beside the machines' folders.
+const GATE: &str = ".lock";
+
+/// How often a folder is asked for that somebody describes at this moment, and
+/// how long after each time.
 const TRIES: u32 = 50;
 const MOMENT: Duration = Duration::from_millis(20);
 
@@ -87,14 +93,6 @@ impl Places {
 
     /// The names of all machines there are, in order.
     pub(crate) fn names(&self) -> anyhow::Result<Vec<String>> {
-        let mut names = self.entries()?;
-        names.retain(|name| !name.starts_with('.'));
-        names.sort();
-        Ok(names)
-    }
-
-    /// The names of all folders, those on their way out among them.
-    fn entries(&self) -> anyhow::Result<Vec<String>> {
         let entries = match fs::read_dir(&self.state) {
             Ok(entries) => entries,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -106,23 +104,22 @@ impl Places {
         for entry in entries {
             names.extend(entry?.file_name().into_string().ok());
         }
+        names.retain(|name| !name.starts_with('.'));
+        names.sort();
         Ok(names)
     }
 
     /// Clears away what killed ephemeral machines have left.
     pub(crate) fn clear_stale(&self) -> anyhow::Result<()> {
-        for name in self.entries()? {
+        for name in self.names()? {
             let place = self.place(&name);
-            if name.starts_with('.') {
-                remove(&place.state)?;
-                continue;
-            }
-            let Some(_lock) = place.try_lock()? else {
+            let _gate = place.gate()?;
+            let Some(_lock) = place.try_lock_inside()? else {
                 continue;
             };
             // Without a description it was killed while it was prepared.
             if Spec::load(&place.state).map_or(!place.has_spec(), |spec| spec.ephemeral) {
-                place.clear()?;
+                place.remove_inside()?;
             }
         }
         Ok(())
@@ -141,6 +138,36 @@ impl Place {
         self.runtime.join("vsock.sock")
     }
 
+    /// The file of the gate.
+    pub(crate) fn gate_path(&self) -> PathBuf {
+        self.state.with_file_name(GATE)
+    }
+
+    /// The gate, held until what is returned is dropped.
+    fn gate(&self) -> anyhow::Result<File> {
+        let path = self.gate_path();
+        let open = || {
+            (File::options().read(true).write(true).create(true))
+                .truncate(false)
+                .open(&path)
+        };
+        let mut file = open();
+        if let (Err(error), Some(dir)) = (&file, path.parent())
+            && error.kind() == io::ErrorKind::NotFound
+        {
+            make_dir(dir)?;
+            file = open();
+        }
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        loop {
+            match file.lock() {
+                Ok(()) => return Ok(file),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e).with_context(|| format!("cannot lock {}", path.display())),
+            }
+        }
+    }
+
     /// Makes the folders and takes the lock; `None` if the machine runs.
     pub(crate) fn make(&self) -> anyhow::Result<Option<Lock>> {
         if self.runtime.as_os_str().len() + LONGEST_NAME.len() > MAX_SOCKET {
@@ -150,20 +177,16 @@ impl Place {
             );
         }
         for _ in 0..TRIES {
-            for dir in [&self.state, &self.runtime] {
-                fs::DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(dir)
-                    .with_context(|| format!("cannot make {}", dir.display()))?;
-            }
-            // Until there is a description, the folder may be cleared away
-            // before it is locked.
-            match self.try_lock()? {
-                Some(lock) if self.runtime.is_dir() => return Ok(Some(lock)),
+            let gate = self.gate()?;
+            make_dir(&self.state)?;
+            make_dir(&self.runtime)?;
+            match self.try_lock_inside()? {
+                Some(lock) => return Ok(Some(lock)),
                 None if self.has_spec() => return Ok(None),
-                Some(_) | None => thread::sleep(MOMENT),
+                None => drop(gate),
             }
+            // Somebody has just made it, and may not keep it.
+            thread::sleep(MOMENT);
         }
         Ok(None)
     }
@@ -181,24 +204,31 @@ impl Place {
 
     /// Takes the lock; `None` if somebody has it, or there is no folder.
     pub(crate) fn try_lock(&self) -> anyhow::Result<Option<Lock>> {
+        let _gate = self.gate()?;
+        self.try_lock_inside()
+    }
+
+    /// Whether somebody has the lock, which nobody notices.
+    pub(crate) fn is_locked(&self) -> anyhow::Result<bool> {
+        let _gate = self.gate()?;
+        Ok(self.state.is_dir() && self.try_lock_inside()?.is_none())
+    }
+
+    /// Takes the lock for who holds the gate.
+    fn try_lock_inside(&self) -> anyhow::Result<Option<Lock>> {
         let path = self.state.join("lock");
         if !self.state.is_dir() {
             return Ok(None);
         }
-        let file = match File::options()
+        let file = File::options()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .open(&path)
-        {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e).with_context(|| format!("cannot open {}", path.display())),
-        };
+            .with_context(|| format!("cannot open {}", path.display()))?;
         match file.try_lock() {
-            // Whoever had it may have removed the folder.
-            Ok(()) => Ok(is_at(&file, &path)?.then_some(Lock(file))),
+            Ok(()) => Ok(Some(Lock(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => {
                 Err(e).with_context(|| format!("cannot lock {}", path.display()))
@@ -216,48 +246,31 @@ impl Place {
         remove(&self.runtime)
     }
 
-    /// Removes both folders of a machine that somebody may be making again at
-    /// this moment: what is in the new ones is left alone.
-    fn clear(&self) -> anyhow::Result<()> {
-        self.remove_runtime()?;
-        let name = format!(".{}.{}", self.name().display(), std::process::id());
-        let aside = self.state.with_file_name(name);
-        remove(&aside)?;
-        match fs::rename(&self.state, &aside) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(e).with_context(|| format!("cannot remove {}", self.state.display()))
-            }
-            _ => remove(&aside),
-        }
-    }
-
     /// Removes both folders. Whoever calls this holds the lock.
     pub(crate) fn remove(&self) -> anyhow::Result<()> {
+        let _gate = self.gate()?;
+        self.remove_inside()
+    }
+
+    /// Removes both folders for who holds the gate, too.
+    fn remove_inside(&self) -> anyhow::Result<()> {
         remove(&self.runtime)?;
         remove(&self.state)
     }
 }
 
-/// Whether an open file is the one of this name.
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    let ours = file.metadata()?;
-    match fs::metadata(path) {
-        Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+fn make_dir(dir: &Path) -> anyhow::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot make {}", dir.display()))
 }
 
 fn remove(dir: &Path) -> anyhow::Result<()> {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        match fs::remove_dir_all(dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            // Somebody has asked for the lock meanwhile.
-            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty && tries < TRIES => {}
-            other => return other.with_context(|| format!("cannot remove {}", dir.display())),
-        }
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.with_context(|| format!("cannot remove {}", dir.display())),
     }
 }
 
@@ -273,6 +286,8 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
 
     use super::*;
 
@@ -309,13 +324,16 @@ mod tests {
     fn a_machine_that_is_made_is_not_cleared_away_by_those_who_look() {
         let dir = tempfile::tempdir().unwrap();
         let places = places(dir.path());
-        let stop = std::sync::atomic::AtomicBool::new(false);
-        let over = || stop.load(std::sync::atomic::Ordering::Relaxed);
         thread::scope(|scope| {
+            // Gone with this function, in a panic too: the others end then.
+            let made = Arc::new(());
             for _ in 0..2 {
-                scope.spawn(|| {
-                    while !over() {
+                let made = Arc::downgrade(&made);
+                let places = &places;
+                scope.spawn(move || {
+                    while made.strong_count() > 0 {
                         places.clear_stale().unwrap();
+                        let _ = places.place("a").is_locked().unwrap();
                     }
                 });
             }
@@ -329,7 +347,6 @@ mod tests {
                 assert!(place.state.join("lock").exists(), "{round}");
                 place.remove().unwrap();
             }
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
         });
     }
 

@@ -27,7 +27,11 @@ impl Confinement {
         let folders = [&place.state, &place.runtime];
         let files = Files {
             read: Vec::new(),
-            write: folders.map(PathBuf::from).into(),
+            write: vec![
+                place.state.clone(),
+                place.runtime.clone(),
+                place.gate_path(),
+            ],
             // The folders go with the machine.
             emptied: folders.into_iter().filter_map(|f| parent(f)).collect(),
         };
