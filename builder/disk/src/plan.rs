@@ -31,6 +31,13 @@ pub enum SourceKind {
     },
 }
 
+impl SourceKind {
+    /// Whether nobody ever changes the file.
+    pub fn is_fixed(&self) -> bool {
+        matches!(self, Self::Pack { .. })
+    }
+}
+
 /// A file that extents of a plan point into.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Source {

@@ -1,21 +1,26 @@
 //! The guest's memory: files in memory (memfd) mapped around the device hole.
 //!
 //! A memfd and not anonymous memory, so that a helper process can be given it
-//! (vhost-user) and so that balloon and hot-unplug can punch holes in it.
+//! (vhost-user) and so that balloon and hot-unplug can punch holes in it. Pages
+//! of files can lie over it ([`map_file`]): the kernel and the initrd need not be
+//! copied, and guests of the same kernel share what none of them writes to.
 
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 
 use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
-    mmap::MmapRegionBuilder,
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap, MemoryRegionAddress, mmap::MmapRegionBuilder,
 };
 
 use crate::arch::layout;
 use crate::virtio::Memory;
+
+/// Size of a page.
+const PAGE: u64 = 4096;
 
 /// Size of a huge page.
 const HUGE_PAGE: u64 = 2 << 20;
@@ -186,6 +191,60 @@ fn region(range: Range, huge_pages: bool) -> Result<GuestRegionMmap, MemoryError
         })?;
     GuestRegionMmap::new(mapping, GuestAddress(range.start))
         .ok_or_else(|| map_error("it reaches past the address space".into()))
+}
+
+/// Puts those of the `len` bytes at `offset` of `file` that are whole pages into
+/// the guest, the first byte meant for `at`, by mapping them over its memory;
+/// writes do not reach the file. Returns which of the bytes are there: none where
+/// pages of the file are not pages of the guest. The file must not become shorter
+/// while the guest runs, which would end the process.
+///
+/// # Errors
+/// The bytes do not lie in one region, or the host refuses.
+pub(crate) fn map_file(
+    memory: &GuestMemoryMmap,
+    at: GuestAddress,
+    file: &File,
+    offset: u64,
+    len: u64,
+) -> io::Result<std::ops::Range<u64>> {
+    let none = Ok(0..0);
+    let first = at.0.next_multiple_of(PAGE) - at.0;
+    let Some(whole) = len.checked_sub(first).map(|len| len / PAGE * PAGE) else {
+        return none;
+    };
+    if whole == 0 || !(offset + first).is_multiple_of(PAGE) {
+        return none;
+    }
+    let outside = || io::Error::new(io::ErrorKind::InvalidInput, "not in memory");
+    let start = GuestAddress(at.0 + first);
+    let region = memory.find_region(start).ok_or_else(outside)?;
+    // A huge page is mapped as a whole or not at all.
+    if region.get_mmap().is_hugetlbfs() == Some(true) {
+        return none;
+    }
+    let within = MemoryRegionAddress(start.0 - region.start_addr().0);
+    let size = usize::try_from(whole).map_err(io::Error::other)?;
+    let slice = region.get_slice(within, size).map_err(io::Error::other)?;
+    let guard = slice.ptr_guard_mut();
+    let offset = i64::try_from(offset + first).map_err(io::Error::other)?;
+    // SAFETY: the slice says that these pages are mapped, and they are the
+    // guest's: no Rust reference leads there. They stay mapped, readable and
+    // writable, and go with the rest of the region.
+    let mapped = unsafe {
+        libc::mmap(
+            guard.as_ptr().cast(),
+            size,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
+            file.as_raw_fd(),
+            offset,
+        )
+    };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(first..first + whole)
 }
 
 /// A file in memory.

@@ -69,7 +69,7 @@ fn boot(
     }
     prepared?;
     // This process only waits from now on.
-    bootwright_vmm::heap::trim();
+    bootwright_vmm::resident::trim_heap();
     // Before passt takes all the ports that nobody has.
     let metrics = machine
         .metrics_port

@@ -31,6 +31,10 @@ pub(crate) struct Piece {
     pub offset: u64,
     /// Its length.
     pub len: u64,
+    /// Whether the file stays as it is while there are machines: a pack of the
+    /// store, or a copy of this machine's.
+    #[serde(default)]
+    pub fixed: bool,
 }
 
 /// What the user changes in the command line.
@@ -206,6 +210,7 @@ impl Piece {
                 path: source.path.clone(),
                 offset,
                 len: extent.len,
+                fixed: source.kind.is_fixed(),
             });
         }
         let reader = SourceReader::new(sources.to_vec());
@@ -225,6 +230,7 @@ impl Piece {
             path: copy.to_owned(),
             offset: 0,
             len: content.size,
+            fixed: true,
         })
     }
 
@@ -250,6 +256,7 @@ impl Piece {
                 path: source.path.clone(),
                 offset: offset + (part.disk_offset - extent.start),
                 len: part.len,
+                fixed: source.kind.is_fixed(),
             });
         }
         super::place::write_whole(copy, &file.read(disk, MAX_FILE)?)?;
@@ -257,6 +264,7 @@ impl Piece {
             path: copy.to_owned(),
             offset: 0,
             len: file.size,
+            fixed: true,
         })
     }
 
@@ -271,6 +279,7 @@ impl Piece {
             file: Arc::new(File::open(&self.path).with_context(context)?),
             offset: self.offset,
             len: self.len,
+            fixed: self.fixed,
         })
     }
 }

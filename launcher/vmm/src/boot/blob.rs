@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use crate::memory;
+
 /// Bytes to be copied into a guest.
 #[derive(Debug, Clone)]
 pub enum Blob {
@@ -22,6 +24,9 @@ pub enum Blob {
         offset: u64,
         /// How many they are.
         len: u64,
+        /// Whether nobody writes to the file or cuts it off while the guest
+        /// runs, so that its pages can be the guest's until it writes to them.
+        fixed: bool,
     },
 }
 
@@ -75,6 +80,7 @@ impl Blob {
                 file,
                 offset: base,
                 len,
+                ..
             } => {
                 let wanted = buffer.len() as u64;
                 let at = within(offset, wanted, *len).and_then(|at| base.checked_add(at));
@@ -90,32 +96,43 @@ impl Blob {
         }
     }
 
-    /// Copies a range into the guest, without a detour for files.
+    /// Puts a range into the guest: where a file stays as it is, by mapping its
+    /// pages, which takes no time and no memory until the guest writes to them;
+    /// else by copying it.
     ///
     /// # Errors
     /// If the range or the memory ends early.
-    pub fn copy_range_to(
+    pub fn put_range(
         &self,
         range: std::ops::Range<u64>,
         memory: &GuestMemoryMmap,
         at: GuestAddress,
     ) -> io::Result<()> {
         let len = range.end.saturating_sub(range.start);
-        let from_file = |file, offset| {
+        let copy = |file, offset, at, len| {
             let len = usize::try_from(len).map_err(io::Error::other)?;
             memory
                 .read_exact_volatile_from(at, &mut At { file, offset }, len)
                 .map_err(io::Error::other)
         };
         match self {
-            Self::File(file) => from_file(file, range.start),
+            Self::File(file) => copy(file, range.start, at, len),
             Self::Range {
                 file,
                 offset,
                 len: most,
+                fixed,
             } => {
                 let start = within(range.start, len, *most).and_then(|at| offset.checked_add(at));
-                from_file(file, start.ok_or(io::ErrorKind::UnexpectedEof)?)
+                let start = start.ok_or(io::ErrorKind::UnexpectedEof)?;
+                let (mut done, mut end) = (0, 0);
+                if *fixed && file.metadata()?.len() >= start.saturating_add(len) {
+                    let mapped = memory::map_file(memory, at, file, start, len)?;
+                    (done, end) = (mapped.start, mapped.end);
+                }
+                // What is no whole page at either end, or all of it.
+                copy(file, start, at, done)?;
+                copy(file, start + end, GuestAddress(at.0 + end), len - end)
             }
             Self::Bytes(bytes) => {
                 let len = usize::try_from(len).map_err(io::Error::other)?;
@@ -127,13 +144,14 @@ impl Blob {
         }
     }
 
-    /// Copies all into the guest; returns how much that was.
+    /// Puts all into the guest, as [`put_range`](Self::put_range) does; returns how
+    /// much that was.
     ///
     /// # Errors
     /// If the file cannot be read or the memory ends early.
-    pub fn copy_to(&self, memory: &GuestMemoryMmap, at: GuestAddress) -> io::Result<u64> {
+    pub fn put(&self, memory: &GuestMemoryMmap, at: GuestAddress) -> io::Result<u64> {
         let len = self.len()?;
-        self.copy_range_to(0..len, memory, at)?;
+        self.put_range(0..len, memory, at)?;
         Ok(len)
     }
 
@@ -217,6 +235,7 @@ mod tests {
             file: Arc::new(file),
             offset: 2,
             len: 4,
+            fixed: false,
         };
         assert_eq!(blob.len().unwrap(), 4);
         let mut bytes = [0; 3];
@@ -224,10 +243,66 @@ mod tests {
         assert_eq!(&bytes, b"345");
         assert!(blob.read_exact_at(&mut bytes, 2).is_err());
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4096)]).unwrap();
-        assert_eq!(blob.copy_to(&memory, GuestAddress(8)).unwrap(), 4);
+        assert_eq!(blob.put(&memory, GuestAddress(8)).unwrap(), 4);
         let mut bytes = [0; 5];
         memory.read_slice(&mut bytes, GuestAddress(8)).unwrap();
         assert_eq!(&bytes, b"2345\0");
-        assert!(blob.copy_range_to(1..5, &memory, GuestAddress(0)).is_err());
+        assert!(blob.put_range(1..5, &memory, GuestAddress(0)).is_err());
+    }
+
+    #[test]
+    fn a_fixed_file_is_there_whether_its_pages_fit_or_not() {
+        const SIZE: usize = 20_000;
+        let content: Vec<u8> = (0..SIZE).map(|n| (n * 7 + n / 256) as u8 | 1).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, &content).unwrap();
+        let file = Arc::new(file);
+        // Where in the file, where in the guest, and how much.
+        for (offset, at, len) in [
+            (0, 0, SIZE),
+            (0, 4096, 4096),
+            (0, 8192, 5000),
+            (100, 4196, 12_000),
+            (100, 4096, 12_000),
+            (4000, 4000, 200),
+            (4000, 8096, 96),
+            (4096, 0, 15_904),
+            (3, 3, 0),
+        ] {
+            let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 32_768)]).unwrap();
+            let blob = Blob::Range {
+                file: Arc::clone(&file),
+                offset: offset as u64,
+                len: len as u64,
+                fixed: true,
+            };
+            let case = format!("{offset} {at} {len}");
+            blob.put(&memory, GuestAddress(at as u64)).unwrap();
+            let mut all = vec![0; 32_768];
+            memory.read_slice(&mut all, GuestAddress(0)).unwrap();
+            assert_eq!(all[at..at + len], content[offset..offset + len], "{case}");
+            // Nothing of the file is beside it.
+            assert!(all[..at].iter().all(|b| *b == 0), "{case}");
+            assert!(all[at + len..].iter().all(|b| *b == 0), "{case}");
+            // What the guest writes stays the guest's.
+            memory.write_slice(&[0; 8192], GuestAddress(4096)).unwrap();
+            let mut kept = vec![0; SIZE];
+            file.read_exact_at(&mut kept, 0).unwrap();
+            assert!(kept == content, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_fixed_file_that_is_too_short_is_an_error() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(5000).unwrap();
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 32_768)]).unwrap();
+        let blob = Blob::Range {
+            file: Arc::new(file),
+            offset: 0,
+            len: 8192,
+            fixed: true,
+        };
+        assert!(blob.put(&memory, GuestAddress(0)).is_err());
     }
 }

@@ -146,7 +146,7 @@ impl Elf {
         })
     }
 
-    /// Copies the segments to where they say.
+    /// Puts the segments where they say.
     ///
     /// # Errors
     /// If they are not between 1 MiB and `memory_end`.
@@ -175,7 +175,7 @@ impl Elf {
         for segment in &self.segments {
             // What follows in memory is zeros: it is fresh.
             let range = segment.offset..segment.offset + segment.file_size;
-            image.copy_range_to(range, memory, GuestAddress(segment.address))?;
+            image.put_range(range, memory, GuestAddress(segment.address))?;
         }
         Ok(Loaded {
             entry: self.entry,

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader};
+use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
 
@@ -91,9 +92,19 @@ fn decompressed(
     };
     let key = KernelCache::key(file)?;
     match cache.get(&key) {
-        Some(kernel) => Ok(kernel.into()),
-        None => Ok(cache.put(&key, fill)?.into()),
+        Some(kernel) => Ok(kept(kernel)?),
+        None => Ok(kept(cache.put(&key, fill)?)?),
     }
+}
+
+/// A file of the cache: names come and go, what they name stays.
+fn kept(file: File) -> io::Result<Blob> {
+    Ok(Blob::Range {
+        len: file.metadata()?.len(),
+        file: Arc::new(file),
+        offset: 0,
+        fixed: true,
+    })
 }
 
 #[cfg(test)]

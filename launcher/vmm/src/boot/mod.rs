@@ -134,7 +134,7 @@ fn place_initrd(
     for part in parts {
         offset = offset.next_multiple_of(4);
         let at = GuestAddress(start + offset);
-        offset += part.copy_to(memory, at).map_err(BootError::Initrd)?;
+        offset += part.put(memory, at).map_err(BootError::Initrd)?;
     }
     Ok(Some((start, size)))
 }

@@ -80,6 +80,15 @@ pub fn device_thread(files: &Files) -> Result<(), SandboxError> {
     }
 }
 
+/// Confines the calling thread to what the memory device does: giving memory
+/// back, and showing the guest more or less of it.
+///
+/// # Errors
+/// If the kernel refuses; the thread must end then.
+pub fn memory_thread() -> Result<(), SandboxError> {
+    enter(&seccomp::MEMORY_DEVICE, &Files::default())
+}
+
 /// Confines the calling thread, and those that it starts, to what making,
 /// resetting and controlling a machine takes, with `files` and /dev/kvm the
 /// only ones that can be opened.
@@ -110,6 +119,14 @@ pub fn process(keep: &[i32]) -> Result<(), SandboxError> {
 pub fn for_devices(on: bool, files: Files) -> OnStart {
     match on {
         true => Arc::new(move |_| device_thread(&files).map_err(io::Error::other)),
+        false => Arc::new(|_| Ok(())),
+    }
+}
+
+/// The same for the memory device.
+pub fn for_memory(on: bool) -> OnStart {
+    match on {
+        true => Arc::new(|_| memory_thread().map_err(io::Error::other)),
         false => Arc::new(|_| Ok(())),
     }
 }

@@ -151,6 +151,13 @@ pub(super) const DEVICE_WITH_FILES: [&[(libc::c_long, If)]; 4] = [
     &[(libc::SYS_openat, ALWAYS)],
 ];
 
+/// What the memory device does: KVM_SET_USER_MEMORY_REGION, too.
+pub(super) const MEMORY_DEVICE: [&[(libc::c_long, If)]; 3] = [
+    COMMON,
+    DESCRIPTORS,
+    &[(libc::SYS_ioctl, If::OneOf(1, &[0x4020_ae46]))],
+];
+
 /// What making and controlling machines takes: files by name (which Landlock
 /// restricts), threads, sockets, and any request to KVM or a terminal.
 ///

@@ -8,6 +8,8 @@ use virtio_queue::Queue;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::mem::Slots;
+
 /// The guest's memory. Regions may be added while it runs, so take a
 /// [`memory`](vm_memory::GuestAddressSpace::memory) for each batch of work, not once.
 pub type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
@@ -34,6 +36,9 @@ pub trait VirtioDevice: Send + fmt::Debug {
     /// Writes the device's configuration; what is read-only or beyond its end
     /// is ignored.
     fn write_config(&mut self, offset: u64, data: &[u8]);
+
+    /// The device is put into a machine that shows its guest memory by `slots`.
+    fn attach(&mut self, _slots: &Arc<dyn Slots>) {}
 
     /// The driver is ready (`DRIVER_OK`): the device may use its queues.
     ///

@@ -7,8 +7,9 @@ use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
 
-/// Gives back the `len` bytes at `start`, which lie in one region; they read as
-/// zeros from now on and take up nothing until they are written again.
+/// Gives back the `len` bytes at `start`, which lie in one region; they take up
+/// nothing until they are written again. Until then they read as zeros, or as
+/// what was mapped there from a file at boot.
 ///
 /// # Errors
 /// They do not lie in one region, or the host refuses.
@@ -24,10 +25,11 @@ pub(super) fn discard(memory: &GuestMemoryMmap, start: u64, len: u64) -> io::Res
     if len > region.len() - offset {
         return Err(outside());
     }
-    match region.file_offset() {
-        Some(file) => punch(file.file().as_raw_fd(), file.start() + offset, len),
-        None => forget(region, offset, len),
+    if let Some(file) = region.file_offset() {
+        punch(file.file().as_raw_fd(), file.start() + offset, len)?;
     }
+    // Not of the file are pages of a kernel that the guest has written to.
+    forget(region, offset, len)
 }
 
 /// Makes a hole in the file; it goes from all mappings of it, and from KVM's
@@ -44,14 +46,14 @@ fn punch(fd: i32, offset: u64, len: u64) -> io::Result<()> {
     }
 }
 
-/// The same for memory without a file, as tests have it.
+/// The same for pages that are of no file that can be written.
 fn forget(region: &GuestRegionMmap, offset: u64, len: u64) -> io::Result<()> {
     let slice = region
         .get_slice(vm_memory::MemoryRegionAddress(offset), len as usize)
         .map_err(io::Error::other)?;
     let guard = slice.ptr_guard_mut();
-    // SAFETY: the range is mapped as long as the guard lives, anonymous, and
-    // the guest's: no Rust reference leads there, and reading it stays possible.
+    // SAFETY: the range is mapped as long as the guard lives, and the guest's: no
+    // Rust reference leads there, and reading it stays possible.
     match unsafe { libc::madvise(guard.as_ptr().cast(), guard.len(), libc::MADV_DONTNEED) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

@@ -1,13 +1,17 @@
 //! KVM, and what a machine needs of it.
 
 use std::io;
+use std::sync::Arc;
 
 use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VmFd};
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryBackend};
 
 use crate::arch::layout;
 use crate::irq::io_error;
+use crate::memory::{Placement, Range};
+use crate::virtio::Memory;
+use crate::virtio::mem::Slots;
 
 /// KVM cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -93,24 +97,63 @@ pub(super) fn create_vm(kvm: &Kvm) -> Result<VmFd, KvmError> {
     Ok(vm)
 }
 
-/// Gives the machine its memory.
-pub(super) fn set_memory(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), KvmError> {
-    for (slot, region) in memory.iter().enumerate() {
-        let mapping = region.get_mmap();
-        let region = kvm_bindings::kvm_userspace_memory_region {
-            slot: slot as u32,
-            flags: 0,
-            guest_phys_addr: region.start_addr().0,
-            memory_size: region.len(),
-            userspace_addr: mapping.as_ptr() as u64,
-        };
-        // SAFETY: the range is mapped, and stays so while the guest can run:
-        // the machine holds the memory and drops it after its vCPUs. What the
-        // guest writes there is no Rust object.
-        unsafe { vm.set_user_memory_region(region) }
-            .map_err(KvmError::call("map the guest's memory"))?;
+/// Gives the machine the memory that it has at boot.
+pub(super) fn set_memory(
+    vm: &VmFd,
+    memory: &Memory,
+    placement: &Placement,
+) -> Result<(), KvmError> {
+    for (slot, range) in placement.boot.iter().enumerate() {
+        show(vm, memory, slot as u32, *range, true).map_err(|error| KvmError::Call {
+            what: "map the guest's memory",
+            error,
+        })?;
     }
     Ok(())
+}
+
+/// Lets the guest reach `range` of its memory, or not any more.
+fn show(vm: &VmFd, memory: &Memory, slot: u32, range: Range, reachable: bool) -> io::Result<()> {
+    let start = GuestAddress(range.start);
+    let address = memory.memory().get_host_address(start);
+    let region = kvm_bindings::kvm_userspace_memory_region {
+        slot,
+        flags: 0,
+        guest_phys_addr: range.start,
+        // Of no bytes, it is taken away.
+        memory_size: if reachable { range.len } else { 0 },
+        userspace_addr: address.map_err(io::Error::other)? as u64,
+    };
+    // SAFETY: the range is mapped, and stays so while the guest can run: the
+    // machine holds the memory and drops it after its vCPUs. What the guest
+    // writes there is no Rust object.
+    unsafe { vm.set_user_memory_region(region) }.map_err(io_error)
+}
+
+/// Shows a guest what is plugged in.
+#[derive(Debug)]
+pub(super) struct KvmSlots {
+    vm: Arc<VmFd>,
+    memory: Memory,
+    /// How many slots the memory at boot takes.
+    taken: u32,
+}
+
+impl KvmSlots {
+    pub(super) fn new(vm: &Arc<VmFd>, memory: &Memory, placement: &Placement) -> Self {
+        Self {
+            vm: Arc::clone(vm),
+            memory: memory.clone(),
+            taken: placement.boot.len() as u32,
+        }
+    }
+}
+
+impl Slots for KvmSlots {
+    fn set(&self, number: u32, range: Range, reachable: bool) -> io::Result<()> {
+        let slot = self.taken + number;
+        show(&self.vm, &self.memory, slot, range, reachable)
+    }
 }
 
 /// What KVM lets a processor be.

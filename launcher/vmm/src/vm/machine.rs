@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 use super::Event;
 use super::config::Config;
 use super::handle::{Command, ControlError, Shared, Status};
-use super::kvm::{self, KvmError};
+use super::kvm::{self, KvmError, KvmSlots};
 use super::vcpu::{Bus, Vcpu};
 use crate::arch::layout;
 use crate::arch::x86_64::reset;
@@ -25,6 +25,7 @@ use crate::irq::{KvmRouter, Router};
 use crate::memory::{self, MemoryError, Placement};
 use crate::pci::virtio::VirtioPci;
 use crate::pci::{PciBus, PciDevice, TooManyDevices};
+use crate::virtio::mem::Slots;
 use crate::virtio::{Memory, VirtioDevice};
 use crate::worker::Worker;
 use crate::{acpi, sandbox, smbios};
@@ -144,7 +145,7 @@ impl Machine {
         let kvm = kvm::open()?;
         let vm = Arc::new(kvm::create_vm(&kvm)?);
         let memory = memory::allocate(&placement, config.memory.huge_pages)?;
-        kvm::set_memory(&vm, &memory.memory())?;
+        kvm::set_memory(&vm, &memory, &placement)?;
         let entry = load(config, &memory, &placement)?;
         let stats = Arc::clone(&shared.stats);
         stats.mark(&stats.loaded_micros);
@@ -155,7 +156,8 @@ impl Machine {
             events: Events::new(pin(layout::GED_IRQ)?),
             cpus: Mutex::new(CpuHotplug::new(cpus, max)),
         });
-        let devices = attach(devices, &memory, &router, config.sandbox)?;
+        let slots: Arc<dyn Slots> = Arc::new(KvmSlots::new(&vm, &memory, &placement));
+        let devices = attach(devices, &memory, &slots, &router, config.sandbox)?;
         let functions = devices.iter().map(|d| Arc::clone(d) as Arc<dyn PciDevice>);
         let bus = Arc::new(Bus {
             ports: Arc::clone(&ports),
@@ -318,6 +320,7 @@ fn load(config: &Config, memory: &Memory, placement: &Placement) -> Result<u64, 
 fn attach(
     devices: Vec<Box<dyn VirtioDevice>>,
     memory: &Memory,
+    slots: &Arc<dyn Slots>,
     router: &Arc<KvmRouter>,
     confined: bool,
 ) -> Result<Vec<Arc<VirtioPci>>, VmError> {
@@ -325,7 +328,8 @@ fn attach(
     let worker = Worker::start(move || confine("devices"));
     let worker = Arc::new(worker.map_err(host("a thread for devices"))?);
     let mut attached = Vec::with_capacity(devices.len());
-    for (index, device) in devices.into_iter().enumerate() {
+    for (index, mut device) in devices.into_iter().enumerate() {
+        device.attach(slots);
         let device = VirtioPci::new(
             device,
             PciBus::bar(index),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bootwright_vmm::boot::{BootSource, KernelCache};
-use bootwright_vmm::heap;
+use bootwright_vmm::resident;
 use bootwright_vmm::sandbox;
 use bootwright_vmm::smbios::Smbios;
 use bootwright_vmm::virtio::Stats;
@@ -208,14 +208,14 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
     if spec.vsock {
         devices.push(Box::new(sockets(&spec, &place, &control, teller)?));
     }
-    let on_start = sandbox::for_devices(spec.sandbox, sandbox::Files::default());
-    let memory = Memory::new(&config.memory, spec.balloon, &on_start, &mut devices)?;
+    let memory = Memory::new(&config.memory, spec.balloon, spec.sandbox, &mut devices)?;
     let parts = Parts {
         devices,
         serial: Box::new(console.output()),
     };
     // All that takes more is done: devices have their rings and helpers run.
     confinement.enter_main(&spec, &disks, cache)?;
+    resident::let_go_of_code();
     let mut vm = Vm::new(config, parts)?;
     if spec.paused {
         vm.hold();
@@ -228,7 +228,7 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
         memory,
     }));
     // The kernel is where the guest finds it, and the disks' plans are read.
-    heap::trim();
+    resident::trim_heap();
     teller.tell(&Event::Started);
     let end = match until_the_end(&mut vm, &spec, &disks) {
         Ok(exit) => exit.into(),
@@ -267,7 +267,7 @@ fn until_the_end(vm: &mut Vm, spec: &Spec, disks: &[Opened]) -> anyhow::Result<E
         let payload = Payload::load(&spec.boot, disk, false).context("at the guest's reset")?;
         vm.config_mut().boot = source(payload);
         vm.reset()?;
-        heap::trim();
+        resident::trim_heap();
     }
 }
 

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use bootwright_vmm::memory::{MemoryConfig, Placement};
+use bootwright_vmm::sandbox;
 use bootwright_vmm::virtio::VirtioDevice;
 use bootwright_vmm::virtio::balloon::{self, Balloon, BalloonHandle};
 use bootwright_vmm::virtio::mem::{Mem, MemHandle};
-use bootwright_vmm::virtio::worker::OnStart;
 
 use super::control::Metric;
 use crate::args::ByteSize;
@@ -50,7 +50,7 @@ impl Memory {
     pub(super) fn new(
         config: &MemoryConfig,
         balloon: bool,
-        on_start: &OnStart,
+        confined: bool,
         devices: &mut Vec<Box<dyn VirtioDevice>>,
     ) -> anyhow::Result<Self> {
         let mut memory = Self {
@@ -62,7 +62,8 @@ impl Memory {
             return Ok(memory);
         }
         if let Some(region) = Placement::of(config)?.hotplug {
-            let device = Mem::new("memory", region, on_start).context("the memory device")?;
+            let on_start = sandbox::for_memory(confined);
+            let device = Mem::new("memory", region, &on_start).context("the memory device")?;
             memory.plug = Some(device.handle());
             devices.push(Box::new(device));
         }
@@ -75,7 +76,8 @@ impl Memory {
             deflate_on_oom: false,
             free_page_reporting: true,
         };
-        let device = Balloon::new("balloon", config, on_start).context("the balloon")?;
+        let on_start = sandbox::for_devices(confined, sandbox::Files::default());
+        let device = Balloon::new("balloon", config, &on_start).context("the balloon")?;
         memory.balloon = Some(Arc::new(device.handle().context("the balloon")?));
         devices.push(Box::new(device));
         Ok(memory)

@@ -8,7 +8,7 @@ use zerocopy::little_endian::{U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::blocks::{Blocks, State};
-use super::{BLOCK, Shared};
+use super::{BLOCK, Reach, Shared};
 use crate::virtio::discard::discard;
 use crate::virtio::queue::{Chain, QueueError, Served, Virtqueue};
 use crate::virtio::worker::{EventSet, Handler, Poll, Token, Work};
@@ -127,10 +127,11 @@ impl Shared {
         let kind = request.kind.get();
         if kind == request::UNPLUG_ALL {
             let freed = discard(memory, self.region.start, self.region.len);
-            if freed.is_ok() {
+            let freed = freed.and_then(|()| {
                 blocks.clear();
                 self.metrics.plugged.set(0);
-            }
+                self.reach().hide(0..self.region.len / BLOCK, &blocks)
+            });
             return Answer::new(kind_of(&freed), 0);
         }
         let Some(range) = self.range(request) else {
@@ -143,7 +144,7 @@ impl Shared {
             (request::PLUG, State::Unplugged) => {
                 // 5.15: no more than was asked for.
                 match (blocks.plugged() + count) * BLOCK <= self.metrics.requested.get() {
-                    true => answer::ACK,
+                    true => kind_of(&self.reach().show(range.clone())),
                     false => answer::NACK,
                 }
             }
@@ -154,8 +155,12 @@ impl Shared {
             _ => answer::ERROR,
         };
         if answer == answer::ACK {
-            blocks.set(range, kind == request::PLUG);
+            blocks.set(range.clone(), kind == request::PLUG);
             self.metrics.plugged.set(blocks.plugged() * BLOCK);
+        }
+        if kind == request::UNPLUG {
+            // What stays in reach is empty, and goes with the next request.
+            let _ = self.reach().hide(range, &blocks);
         }
         Answer::new(answer, 0)
     }
@@ -174,9 +179,15 @@ impl Shared {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+
+    pub(super) fn reach(&self) -> std::sync::MutexGuard<'_, Reach> {
+        self.reach
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
 }
 
-/// The guest may try again if the host did not take the memory back.
+/// The guest may try again if the host did not give or take the memory.
 fn kind_of(freed: &std::io::Result<()>) -> u16 {
     match freed {
         Ok(()) => answer::ACK,

@@ -12,6 +12,7 @@ mod blocks;
 mod handler;
 #[cfg(any(test, feature = "testing"))]
 pub mod random;
+mod reach;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,8 @@ use super::{
 use crate::memory::Range;
 use blocks::Blocks;
 pub use handler::MemHandler;
+use reach::Reach;
+pub use reach::Slots;
 
 /// The device id.
 pub const ID: u16 = 24;
@@ -55,6 +58,8 @@ pub struct MemMetrics {
 struct Shared {
     region: Range,
     blocks: Mutex<Blocks>,
+    /// Taken after `blocks`, where both are.
+    reach: Mutex<Reach>,
     metrics: Arc<MemMetrics>,
     interrupt: Mutex<Option<Arc<dyn Interrupt>>>,
 }
@@ -141,6 +146,7 @@ impl Mem {
         Ok(Arc::new(Shared {
             region,
             blocks: Mutex::new(Blocks::new(len / BLOCK)),
+            reach: Mutex::new(Reach::new(region)),
             metrics: Arc::default(),
             interrupt: Mutex::default(),
         }))
@@ -208,8 +214,13 @@ impl VirtioDevice for Mem {
         self.worker.stop();
     }
 
+    fn attach(&mut self, slots: &Arc<dyn Slots>) {
+        self.shared.reach().move_to(Some(Arc::clone(slots)));
+    }
+
     fn detach(&mut self) {
         self.shared.blocks().clear();
+        self.shared.reach().move_to(None);
         self.shared.metrics.plugged.set(0);
     }
 }

@@ -10,6 +10,38 @@ use crate::virtio::testing::{Driver, DriverQueue, Inline, no_sandbox, readable, 
 
 const MIB: u64 = 1 << 20;
 
+/// Keeps which pieces are in reach, or refuses.
+#[derive(Debug, Default)]
+struct Seen {
+    pieces: Mutex<std::collections::BTreeMap<u32, Range>>,
+    refuse: std::sync::atomic::AtomicBool,
+}
+
+impl Slots for Seen {
+    fn set(&self, number: u32, range: Range, reachable: bool) -> io::Result<()> {
+        if self.refuse.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        let mut pieces = self.pieces.lock().unwrap();
+        match reachable {
+            true => assert!(pieces.insert(number, range).is_none()),
+            false => assert_eq!(pieces.remove(&number), Some(range)),
+        }
+        Ok(())
+    }
+}
+
+impl Seen {
+    /// Where the pieces in reach start, in blocks of the region of `guest`.
+    fn starts(&self, guest: &Guest) -> Vec<u64> {
+        let pieces = self.pieces.lock().unwrap();
+        let blocks = pieces
+            .values()
+            .map(|r| (r.start - guest.region.start) / BLOCK);
+        blocks.collect()
+    }
+}
+
 /// A machine of 64 MiB with a region of 256 MiB, in memory as guests have it.
 struct Guest {
     driver: Driver,
@@ -157,6 +189,34 @@ fn what_is_unplugged_is_the_hosts_again() {
     assert_eq!(read(first), 0);
     guest.ask(request::UNPLUG_ALL, 0, 0);
     assert_eq!(taken(), 0);
+}
+
+#[test]
+fn the_guest_reaches_the_pieces_in_which_something_is_plugged() {
+    let mut guest = Guest::new();
+    let seen = Arc::new(Seen::default());
+    let slots: Arc<dyn Slots> = seen.clone();
+    guest.handle.0.reach().move_to(Some(slots));
+    guest.handle.request(256 * MIB).unwrap();
+    assert_eq!(guest.blocks(request::PLUG, 0, 1), answer::ACK);
+    assert_eq!(seen.starts(&guest), [0]);
+    // Over the border between the two pieces of 64 blocks.
+    assert_eq!(guest.blocks(request::PLUG, 62, 4), answer::ACK);
+    assert_eq!(seen.starts(&guest), [0, 64]);
+    assert_eq!(guest.blocks(request::UNPLUG, 64, 2), answer::ACK);
+    assert_eq!(seen.starts(&guest), [0]);
+    assert_eq!(guest.blocks(request::UNPLUG, 0, 1), answer::ACK);
+    assert_eq!(seen.starts(&guest), [0]);
+    assert_eq!(guest.blocks(request::UNPLUG, 62, 2), answer::ACK);
+    assert!(seen.starts(&guest).is_empty());
+    // The host has no room for more.
+    seen.refuse.store(true, Ordering::SeqCst);
+    assert_eq!(guest.blocks(request::PLUG, 100, 1), answer::BUSY);
+    assert_eq!(guest.plugged(), 0);
+    seen.refuse.store(false, Ordering::SeqCst);
+    assert_eq!(guest.blocks(request::PLUG, 100, 1), answer::ACK);
+    guest.ask(request::UNPLUG_ALL, 0, 0);
+    assert!(seen.starts(&guest).is_empty());
 }
 
 #[test]
