@@ -23,6 +23,7 @@ pub mod fuzzing {
 
 use std::process::ExitCode;
 
+use bootwright_vmm::{resident, sandbox};
 use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command};
@@ -42,8 +43,12 @@ pub fn main() -> ExitCode {
         Err(error) => return refused(&error),
     };
     // Before this process has threads or descriptors of its own.
+    if matches!(cli.command, Command::Machine { .. } | Command::Launch(_)) {
+        resident::share_heap();
+        resident::small_pages(true);
+    }
     if matches!(cli.command, Command::Machine { .. })
-        && let Err(error) = bootwright_vmm::sandbox::process(&[])
+        && let Err(error) = sandbox::process(&[])
     {
         eprintln!("bootwright: {error}");
         return ExitCode::from(vms::exit::NOT_STARTED);

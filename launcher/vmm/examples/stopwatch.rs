@@ -130,25 +130,51 @@ fn family(pid: u32) -> Vec<u32> {
     family
 }
 
-/// KiB of resident memory in mappings that are smaller than `guest` KiB
-/// (proc_pid_smaps(5)), if there is one that is not. Mappings of the guest's memory are that large, or are
-/// the parts of it around the hole, which guests this small do not have.
+/// KiB of resident memory in all mappings but the guest's memory, if it is there
+/// (proc_pid_smaps(5)). That is a mapping as large as the guest, or several one
+/// after the other that are: a monitor can lay files over a part of it. Guests
+/// this small have none around the hole.
 fn resident(pid: u32, guest: u64) -> Result<u64, Error> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
-    let number = |line: &str| -> u64 {
-        let word = line.split_whitespace().nth(1);
-        word.and_then(|word| word.parse().ok()).unwrap_or(0)
-    };
-    let (mut total, mut size, mut largest) = (0, 0, 0);
+    let mut runs: Vec<Run> = Vec::new();
     for line in text.lines() {
-        if line.starts_with("Size:") {
-            size = number(line);
-            largest = largest.max(size);
-        } else if line.starts_with("Rss:") && size < guest {
-            total += number(line);
+        if let Some((start, end)) = range(line) {
+            // Of a file, in memory or not; what has no name is something else.
+            let writable = line.split(' ').nth(1).is_some_and(|p| p.starts_with("rw"));
+            let joins = writable && line.contains(" /");
+            match runs.last_mut() {
+                Some(last) if joins && last.joins && last.end == start => last.end = end,
+                _ => runs.push(Run {
+                    start,
+                    end,
+                    joins,
+                    resident: 0,
+                }),
+            }
+        } else if let (Some(rest), Some(run)) = (line.strip_prefix("Rss:"), runs.last_mut()) {
+            let word = rest.split_whitespace().next();
+            run.resident += word.and_then(|word| word.parse().ok()).unwrap_or(0);
         }
     }
-    Ok(if largest >= guest { total } else { 0 })
+    let (guests, others): (Vec<_>, Vec<_>) =
+        (runs.iter()).partition(|run| (run.end - run.start) >> 10 >= guest);
+    let beside = others.iter().map(|run| run.resident).sum();
+    Ok(if guests.is_empty() { 0 } else { beside })
+}
+
+/// Mappings that lie one after the other.
+struct Run {
+    start: u64,
+    end: u64,
+    joins: bool,
+    resident: u64,
+}
+
+/// The addresses at the start of a line, if it has some.
+fn range(line: &str) -> Option<(u64, u64)> {
+    let (start, end) = line.split(' ').next()?.split_once('-')?;
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    Some((number(start)?, number(end)?))
 }
 
 /// Processor time in milliseconds.

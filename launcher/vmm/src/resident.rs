@@ -1,4 +1,4 @@
-//! Memory that a machine's process keeps although it needs it no more.
+//! Memory that a machine's process keeps beside the guest's.
 //!
 //! A machine is prepared in many small pieces: the entries of a file system,
 //! the extents of its disk. Freed, they leave holes that stay resident for as
@@ -6,6 +6,35 @@
 //! that made them, most of the program, of which a running machine uses little.
 
 use std::ffi::{c_int, c_void};
+
+/// Has all threads take from one heap. By itself each gets its own, most of which
+/// is never used: some hundred KiB for every thread. To be called before there
+/// are threads; those of a machine allocate little once they run.
+pub fn share_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt(3) takes plain numbers.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Has memory of this process, and of programs that it starts, come in pages of
+/// the smallest size, or as the system likes. What prepares a machine and stands
+/// by it touches a little in many places, and 2 MiB at each would be much; that
+/// of a guest is better off with huge pages.
+pub fn small_pages(small: bool) {
+    // SAFETY: prctl(2) with plain numbers. Where the kernel knows no huge pages,
+    // there is nothing to be done.
+    unsafe {
+        libc::prctl(
+            libc::PR_SET_THP_DISABLE,
+            libc::c_ulong::from(small),
+            0,
+            0,
+            0,
+        );
+    }
+}
 
 /// Gives back to the system all pages of the heap in which there is nothing.
 pub fn trim_heap() {

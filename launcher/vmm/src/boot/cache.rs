@@ -1,12 +1,24 @@
 //! Decompressed kernels, kept by the digest of what they came from.
+//!
+//! To read a kernel only to know that it is known takes longer than all else that
+//! a guest's start does with it. So the digest is kept, too, by what says that the
+//! file is the one that was read: its device, inode, size and change time, which
+//! no program can set.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
 use super::blob::Blob;
+
+/// How long a file must have been left alone for its digest to be kept: it could
+/// change again within the change time's resolution.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// A folder of decompressed kernels. What it holds can be deleted at any time.
 #[derive(Debug, Clone)]
@@ -21,23 +33,22 @@ impl KernelCache {
     }
 
     /// The name under which what `image` unpacks to is kept.
-    pub(super) fn key(image: &Blob) -> io::Result<String> {
-        let mut hasher = Sha256::new();
-        match image {
-            Blob::Bytes(bytes) => hasher.update(bytes),
-            Blob::File(_) | Blob::Range { .. } => {
-                let mut reader = image.reader(0..image.len()?);
-                let mut buffer = vec![0; 1 << 18];
-                loop {
-                    match reader.read(&mut buffer)? {
-                        0 => break,
-                        count => hasher.update(&buffer[..count]),
-                    }
-                }
-            }
+    pub(super) fn key(&self, image: &Blob) -> io::Result<String> {
+        let Some(identity) = identity(image)? else {
+            return digest(image);
+        };
+        let path = self.path(&identity);
+        let known = fs::read_to_string(&path).unwrap_or_default();
+        let is_digest = known.len() == 64 && known.bytes().all(|b| b.is_ascii_hexdigit());
+        if is_digest && self.path(&known).exists() {
+            return Ok(known);
         }
-        let digest = hasher.finalize();
-        Ok(digest.iter().map(|b| format!("{b:02x}")).collect())
+        let digest = digest(image)?;
+        // What cannot be kept is only slower.
+        let _ = self.write(&identity, |file| {
+            io::Write::write_all(file, digest.as_bytes())
+        });
+        Ok(digest)
     }
 
     /// The kernel kept as `key`.
@@ -48,6 +59,15 @@ impl KernelCache {
     /// Keeps what `fill` writes. The name appears only when all of it is
     /// there, so a reader never meets half a kernel.
     pub(super) fn put<E: From<io::Error>>(
+        &self,
+        key: &str,
+        fill: impl FnOnce(&mut File) -> Result<(), E>,
+    ) -> Result<File, E> {
+        self.write(key, fill)
+    }
+
+    /// Makes or replaces a file of the folder.
+    fn write<E: From<io::Error>>(
         &self,
         key: &str,
         fill: impl FnOnce(&mut File) -> Result<(), E>,
@@ -75,5 +95,108 @@ impl KernelCache {
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+}
+
+/// The digest of all bytes, in hexadecimal.
+fn digest(image: &Blob) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    match image {
+        Blob::Bytes(bytes) => hasher.update(bytes),
+        Blob::File(_) | Blob::Range { .. } => {
+            let mut reader = image.reader(0..image.len()?);
+            let mut buffer = vec![0; 1 << 18];
+            loop {
+                match reader.read(&mut buffer)? {
+                    0 => break,
+                    count => hasher.update(&buffer[..count]),
+                }
+            }
+        }
+    }
+    Ok(hex(&hasher.finalize()))
+}
+
+/// The name for what is known of the bytes as long as they are the same; none if
+/// that cannot be told.
+fn identity(image: &Blob) -> io::Result<Option<String>> {
+    let (file, offset, len) = match image {
+        Blob::Bytes(_) => return Ok(None),
+        Blob::File(file) => (file, 0, image.len()?),
+        Blob::Range {
+            file, offset, len, ..
+        } => (file, *offset, *len),
+    };
+    let metadata = file.metadata()?;
+    let changed = u64::try_from(metadata.ctime())
+        .ok()
+        .and_then(|secs| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(secs)));
+    let age = changed.and_then(|changed| SystemTime::now().duration_since(changed).ok());
+    // Files in memory have no name to come back to.
+    if metadata.nlink() == 0 || age.is_none_or(|age| age < SETTLED) {
+        return Ok(None);
+    }
+    let words = [
+        metadata.dev(),
+        metadata.ino(),
+        metadata.size(),
+        metadata.ctime() as u64,
+        metadata.ctime_nsec() as u64,
+        offset,
+        len,
+    ];
+    let mut hasher = Sha256::new();
+    for word in words {
+        hasher.update(word.to_le_bytes());
+    }
+    Ok(Some(format!("id-{}", hex(&hasher.finalize()))))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    /// A file that looks as if nobody had touched it for a while.
+    fn settled(path: &Path) -> Blob {
+        std::thread::sleep(SETTLED + Duration::from_secs(1));
+        Blob::File(Arc::new(File::open(path).unwrap()))
+    }
+
+    #[test]
+    fn a_kernel_that_is_known_is_known_until_its_file_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = KernelCache::new(dir.path().join("kernels"));
+        let path = dir.path().join("kernel");
+        fs::write(&path, b"one").unwrap();
+        // Too young to be told apart from what it may become.
+        let young = Blob::File(Arc::new(File::open(&path).unwrap()));
+        let key = cache.key(&young).unwrap();
+        assert_eq!(fs::read_dir(cache.dir()).map_or(0, Iterator::count), 0);
+        let old = settled(&path);
+        assert_eq!(cache.key(&old).unwrap(), key);
+        let known = fs::read_dir(cache.dir()).unwrap().next().unwrap().unwrap();
+        // What is kept is believed, as long as there is such a kernel.
+        let other = "0".repeat(64);
+        fs::write(known.path(), &other).unwrap();
+        assert_eq!(cache.key(&old).unwrap(), key);
+        fs::write(known.path(), &other).unwrap();
+        cache.put(&other, |_| io::Result::Ok(())).unwrap();
+        assert_eq!(cache.key(&old).unwrap(), other);
+        fs::write(known.path(), "../kernel").unwrap();
+        assert_eq!(cache.key(&old).unwrap(), key);
+        // The same size, the same modification time, other bytes.
+        let time = fs::metadata(&path).unwrap().modified().unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        io::Write::write_all(&mut &file, b"two").unwrap();
+        file.set_modified(time).unwrap();
+        assert_ne!(cache.key(&settled(&path)).unwrap(), key);
     }
 }

@@ -90,7 +90,7 @@ fn decompressed(
         fill(&mut out)?;
         return Ok(out.into());
     };
-    let key = KernelCache::key(file)?;
+    let key = cache.key(file)?;
     match cache.get(&key) {
         Some(kernel) => Ok(kept(kernel)?),
         None => Ok(kept(cache.put(&key, fill)?)?),

@@ -131,7 +131,7 @@ pub fn for_memory(on: bool) -> OnStart {
     }
 }
 
-fn enter(calls: &seccomp::List, files: &Files) -> Result<(), SandboxError> {
+fn enter(calls: &'static seccomp::List, files: &Files) -> Result<(), SandboxError> {
     report::install();
     privileges::drop_all()?;
     files::restrict(files)?;

@@ -1,5 +1,7 @@
 //! Which system calls a thread may make.
 
+use std::sync::OnceLock;
+
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -19,7 +21,24 @@ pub(super) enum If {
 }
 
 /// System calls, with the conditions under which they are allowed.
-pub(super) type List = [&'static [(libc::c_long, If)]];
+type Calls = &'static [(libc::c_long, If)];
+
+/// What some kind of thread may do.
+#[derive(Debug)]
+pub(super) struct List {
+    calls: &'static [Calls],
+    /// Compiled for the first thread of the kind.
+    program: OnceLock<BpfProgram>,
+}
+
+impl List {
+    const fn new(calls: &'static [Calls]) -> Self {
+        Self {
+            calls,
+            program: OnceLock::new(),
+        }
+    }
+}
 
 const ALWAYS: If = If::Always;
 /// Memory that can be executed is nothing that any thread makes.
@@ -27,7 +46,7 @@ const NO_CODE: If = If::Without(2, libc::PROT_EXEC as u64);
 
 /// What the standard library, its allocator and its locks need anywhere, and
 /// what ends a thread or the process.
-const COMMON: &[(libc::c_long, If)] = &[
+const COMMON: Calls = &[
     (libc::SYS_brk, ALWAYS),
     (libc::SYS_clock_gettime, ALWAYS),
     (libc::SYS_clock_nanosleep, ALWAYS),
@@ -78,8 +97,8 @@ const COMMON: &[(libc::c_long, If)] = &[
 const VCPU_REQUESTS: &[u64] = &[0xae80, 0xaead, 0x4008_ae6a, 0x4040_ae79];
 
 /// What virtual processors do.
-pub(super) const VCPU: [&[(libc::c_long, If)]; 2] =
-    [COMMON, &[(libc::SYS_ioctl, If::OneOf(1, VCPU_REQUESTS))]];
+pub(super) static VCPU: List =
+    List::new(&[COMMON, &[(libc::SYS_ioctl, If::OneOf(1, VCPU_REQUESTS))]]);
 
 /// Requests of devices: TUNSETOFFLOAD, TUNSETVNETHDRSZ and TUNSETQUEUE
 /// (include/uapi/linux/if_tun.h); FIONREAD and FIONBIO; BLKDISCARD, BLKZEROOUT
@@ -96,7 +115,7 @@ const DEVICE_REQUESTS: &[u64] = &[
 ];
 
 /// Input and output on descriptors, whatever they are.
-const DESCRIPTORS: &[(libc::c_long, If)] = &[
+const DESCRIPTORS: Calls = &[
     (libc::SYS_accept4, ALWAYS),
     (libc::SYS_connect, ALWAYS),
     (libc::SYS_epoll_create1, ALWAYS),
@@ -137,36 +156,36 @@ const DESCRIPTORS: &[(libc::c_long, If)] = &[
 ];
 
 /// What devices do.
-pub(super) const DEVICE: [&[(libc::c_long, If)]; 3] = [
+pub(super) static DEVICE: List = List::new(&[
     COMMON,
     DESCRIPTORS,
     &[(libc::SYS_ioctl, If::OneOf(1, DEVICE_REQUESTS))],
-];
+]);
 
 /// What devices do that open files when the guest reads them.
-pub(super) const DEVICE_WITH_FILES: [&[(libc::c_long, If)]; 4] = [
+pub(super) static DEVICE_WITH_FILES: List = List::new(&[
     COMMON,
     DESCRIPTORS,
     &[(libc::SYS_ioctl, If::OneOf(1, DEVICE_REQUESTS))],
     &[(libc::SYS_openat, ALWAYS)],
-];
+]);
 
 /// What the memory device does: KVM_SET_USER_MEMORY_REGION, too.
-pub(super) const MEMORY_DEVICE: [&[(libc::c_long, If)]; 3] = [
+pub(super) static MEMORY_DEVICE: List = List::new(&[
     COMMON,
     DESCRIPTORS,
     &[(libc::SYS_ioctl, If::OneOf(1, &[0x4020_ae46]))],
-];
+]);
 
 /// What making and controlling machines takes: files by name (which Landlock
 /// restricts), threads, sockets, and any request to KVM or a terminal.
 ///
 /// Threads of processors and devices are started by this thread and inherit its
 /// list, so all of theirs is in it.
-pub(super) const CONTROL: [&[(libc::c_long, If)]; 3] = [COMMON, DESCRIPTORS, CONTROL_ONLY];
+pub(super) static CONTROL: List = List::new(&[COMMON, DESCRIPTORS, CONTROL_ONLY]);
 
 /// See [`CONTROL`].
-const CONTROL_ONLY: &[(libc::c_long, If)] = &[
+const CONTROL_ONLY: Calls = &[
     (libc::SYS_accept, ALWAYS),
     (libc::SYS_bind, ALWAYS),
     (libc::SYS_capget, ALWAYS),
@@ -219,12 +238,18 @@ const CONTROL_ONLY: &[(libc::c_long, If)] = &[
 ];
 
 /// Confines the calling thread to a list.
-pub(super) fn enter(list: &List) -> Result<(), SandboxError> {
-    let program = compile(list)?;
-    seccompiler::apply_filter(&program).map_err(|e| SandboxError::Calls(e.to_string()))
+pub(super) fn enter(list: &'static List) -> Result<(), SandboxError> {
+    let program = match list.program.get() {
+        Some(program) => program,
+        None => {
+            let program = compile(list.calls)?;
+            list.program.get_or_init(|| program)
+        }
+    };
+    seccompiler::apply_filter(program).map_err(|e| SandboxError::Calls(e.to_string()))
 }
 
-fn compile(list: &List) -> Result<BpfProgram, SandboxError> {
+fn compile(list: &[Calls]) -> Result<BpfProgram, SandboxError> {
     let failed = |error: seccompiler::BackendError| SandboxError::Calls(error.to_string());
     let mut rules = std::collections::BTreeMap::new();
     for (call, condition) in list.iter().copied().flatten() {

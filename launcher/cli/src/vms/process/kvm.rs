@@ -216,6 +216,7 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
     // All that takes more is done: devices have their rings and helpers run.
     confinement.enter_main(&spec, &disks, cache)?;
     resident::let_go_of_code();
+    resident::small_pages(false);
     let mut vm = Vm::new(config, parts)?;
     if spec.paused {
         vm.hold();
@@ -229,6 +230,7 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
     }));
     // The kernel is where the guest finds it, and the disks' plans are read.
     resident::trim_heap();
+    resident::let_go_of_code();
     teller.tell(&Event::Started);
     let end = match until_the_end(&mut vm, &spec, &disks) {
         Ok(exit) => exit.into(),

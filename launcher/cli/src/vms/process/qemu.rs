@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use bootwright_vmm::boot::Blob;
+use bootwright_vmm::resident;
 use serde_json::{Value, json};
 
 use super::control::{Guest, Metric, Status};
@@ -127,9 +128,11 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
         .stdin(theirs.try_clone()?)
         .stdout(theirs)
         .stderr(File::create(&errors)?);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot run {QEMU}"))?;
+    // The guest's memory is QEMU's.
+    resident::small_pages(false);
+    let child = command.spawn();
+    resident::small_pages(true);
+    let mut child = child.with_context(|| format!("cannot run {QEMU}"))?;
     // It holds our end of the socket otherwise.
     drop(command);
     // Lives as long as QEMU does.
