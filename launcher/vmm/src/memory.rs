@@ -25,6 +25,9 @@ const PAGE: u64 = 4096;
 /// Size of a huge page.
 const HUGE_PAGE: u64 = 2 << 20;
 
+/// Says whether files in memory come in huge pages.
+pub(crate) const SHMEM_HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+
 /// What memory a guest is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryConfig {
@@ -196,7 +199,7 @@ fn region(range: Range, huge_pages: bool) -> Result<GuestRegionMmap, MemoryError
 /// Puts those of the `len` bytes at `offset` of `file` that are whole pages into
 /// the guest, the first byte meant for `at`, by mapping them over its memory;
 /// writes do not reach the file. Returns which of the bytes are there: none where
-/// pages of the file are not pages of the guest. The file must not become shorter
+/// pages of the file are not pages of the guest, or its memory has huge ones. The file must not become shorter
 /// while the guest runs, which would end the process.
 ///
 /// # Errors
@@ -219,8 +222,9 @@ pub(crate) fn map_file(
     let outside = || io::Error::new(io::ErrorKind::InvalidInput, "not in memory");
     let start = GuestAddress(at.0 + first);
     let region = memory.find_region(start).ok_or_else(outside)?;
-    // A huge page is mapped as a whole or not at all.
-    if region.get_mmap().is_hugetlbfs() == Some(true) {
+    // A huge page is mapped as a whole or not at all; and a kernel in huge pages
+    // is worth more in the long run than one that need not be copied.
+    if region.get_mmap().is_hugetlbfs() == Some(true) || comes_in_huge_pages() {
         return none;
     }
     let within = MemoryRegionAddress(start.0 - region.start_addr().0);
@@ -245,6 +249,14 @@ pub(crate) fn map_file(
         return Err(io::Error::last_os_error());
     }
     Ok(first..first + whole)
+}
+
+/// Whether the host gives files in memory huge pages by itself
+/// (Documentation/admin-guide/mm/transhuge.rst, `shmem_enabled`).
+fn comes_in_huge_pages() -> bool {
+    let policy = std::fs::read_to_string(SHMEM_HUGE_PAGES).unwrap_or_default();
+    let huge = ["[always]", "[within_size]", "[force]"];
+    huge.iter().any(|chosen| policy.contains(chosen))
 }
 
 /// A file in memory.

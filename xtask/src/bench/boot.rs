@@ -15,8 +15,8 @@ use super::known::{self, Known};
 use crate::lab::{self, Machine};
 use crate::paths;
 
-/// What the guest says when it has reached /init.
-const TEXT: &str = "init: reached";
+/// What the guest says first of all when it has reached /init.
+const TEXT: &str = "init: started";
 
 /// The kernel's arguments, for both.
 const GUEST: &str = "console=ttyS0 quiet lab=off";

@@ -41,6 +41,7 @@ poweroff -f
 
 /// What a small guest does, by the words of its command line.
 const L2_INIT: &str = r#"#!/bin/busybox sh
+echo 'init: started'
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
