@@ -1755,7 +1755,7 @@ _bootwright() {
             return 0
             ;;
         bootwright__subcmd__run)
-            opts="-m -p -d -q -h -V --name --accel --cpus --max-cpus --memory --max-memory --huge-pages --disk --backing --no-reboot --timeout --no-sandbox --kernel --initrd --append --karg --size --free --user --root-password-file --file --platform --max-entries --max-layer-size --max-index-size --tls-verify --cert-dir --authfile --creds --parallel --retries --store --network --publish --hostname --ssh-key --credential --smbios --cloud-init --detach --wait --console --ssh --json --quiet --help --version"
+            opts="-m -p -d -q -h -V --name --accel --cpus --max-cpus --memory --max-memory --huge-pages --disk --backing --no-reboot --timeout --no-sandbox --kernel --initrd --append --karg --size --free --user --root-password-file --file --platform --max-entries --max-layer-size --max-index-size --tls-verify --cert-dir --authfile --creds --parallel --retries --store --network --publish --hostname --ssh-key --credential --smbios --cloud-init --detach --wait --paused --console --ssh --json --quiet --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

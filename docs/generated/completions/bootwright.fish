@@ -143,6 +143,7 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l no-reboot 
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l no-sandbox -d 'Do not confine the process that runs the guest; for debugging only'
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -s d -l detach -d 'Print the machine\'s name and go; it runs on'
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l wait -d 'With --detach, go when the guest has booted, and say how long it took'
+complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l paused -d 'Have the guest wait before its first instruction, until `resume` lets it go on'
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l console -d 'Show the guest\'s console, which is the default; with --detach, until Ctrl-] leaves it'
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l ssh -d 'Open a shell in the guest instead of its console, and end it afterwards'
 complete -c bootwright -n "__fish_bootwright_using_subcommand run" -l json -d 'With --detach, print the machine as JSON on standard output'

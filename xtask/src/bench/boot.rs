@@ -41,8 +41,8 @@ const EXPLANATION: &str = "\
 - **Memory beside the guest's** is the resident part of all mappings but the guest's memory,
   the program's own code included, sampled every 10 ms from the start to /init; the most counts.
 - **`run` of a known image** is the demo's Debian image with its layers in the store: processor
-  time of the command and of the machine's process when the machine is ended as soon as its guest
-  is entered, and what is in the machine's folder then. It is measured on this host itself, under
+  time of the command and of the machine's process until the guest would run its first instruction,
+  and to the machine's end there, and what is in the machine's folder then. It is measured on this host itself, under
   its own KVM, with the sandbox and without a network.
 ";
 

@@ -55,6 +55,9 @@ pub struct RunArgs {
     /// With --detach, go when the guest has booted, and say how long it took
     #[arg(long, requires = "detach")]
     pub wait: bool,
+    /// Have the guest wait before its first instruction, until `resume` lets it go on
+    #[arg(long, conflicts_with_all = ["wait", "ssh"])]
+    pub paused: bool,
     /// Show the guest's console, which is the default; with --detach, until Ctrl-] leaves it
     #[arg(long, conflicts_with = "ssh")]
     pub console: bool,

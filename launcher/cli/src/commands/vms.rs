@@ -268,7 +268,7 @@ fn wait(place: &Place, time: Duration) -> anyhow::Result<Option<Option<Lock>>> {
 /// `bootwright restart`.
 pub(crate) fn restart(args: &StopArgs) -> anyhow::Result<()> {
     let place = find(&args.name)?;
-    let spec = Spec::load(&place.state)?;
+    let mut spec = Spec::load(&place.state)?;
     if spec.ephemeral {
         bail!(
             "the machine {} is gone when it ends; run it with --name to keep it",
@@ -285,6 +285,9 @@ pub(crate) fn restart(args: &StopArgs) -> anyhow::Result<()> {
         Some(lock) => lock,
         None => bail!("somebody else has started the machine {}", args.name),
     };
+    if std::mem::take(&mut spec.paused) {
+        spec.save(&place.state)?;
+    }
     let messages = Messages::new(false);
     crate::run::launch::detached(&args.name, &place, lock, &messages)?;
     told(&args.name, args.json, &place)

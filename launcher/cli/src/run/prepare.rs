@@ -114,7 +114,7 @@ pub(crate) fn prepare(
             },
             uuid: described.uuid,
             serial: String::new(),
-            paused: false,
+            paused: args.paused,
             no_reboot: args.machine.no_reboot,
             sandbox: sandbox(&args.machine, chosen, messages),
             contained: false,
