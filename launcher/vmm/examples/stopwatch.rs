@@ -5,9 +5,9 @@
 //! command's standard output. The monitor may be a child of the command: it is
 //! the process with a mapping as large as the guest. Its memory is sampled
 //! every 10 ms, as Firecracker's tests do, from the start to the text: the
-//! resident part of all its other mappings. Prints milliseconds, KiB and, on a
-//! line of its own, the processor time of the command and its children in
-//! milliseconds.
+//! resident part of all its other mappings. Prints milliseconds, KiB and, on
+//! lines of their own, the processor time of the command and its children in
+//! milliseconds, and the mappings in which most of the memory is.
 //!
 //! A guest that says `load: NAME` and later `load: end` has what the host spends
 //! in between printed, too: processor time of the command and its children but
@@ -16,12 +16,15 @@
 
 use std::io::{BufRead, BufReader, Error};
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What stands before the name of a load, and before its end.
 const LOAD: &str = "load: ";
+
+/// How many mappings are told of.
+const MAPPINGS: usize = 12;
 
 const INTERVAL: Duration = Duration::from_millis(10);
 
@@ -51,7 +54,7 @@ fn watch() -> Result<u8, Box<dyn std::error::Error>> {
     let pid = child.id();
     let (done, peak) = (
         Arc::new(AtomicBool::new(false)),
-        Arc::new(AtomicU64::new(0)),
+        Arc::new(Mutex::new((0, Vec::new()))),
     );
     let sampler = {
         let (done, peak) = (Arc::clone(&done), Arc::clone(&peak));
@@ -59,8 +62,12 @@ fn watch() -> Result<u8, Box<dyn std::error::Error>> {
             while !done.load(Ordering::Relaxed) {
                 for process in family(pid) {
                     // It may have ended.
-                    let beside = resident(process, guest).unwrap_or(0);
-                    peak.fetch_max(beside, Ordering::Relaxed);
+                    let beside = resident(process, guest).unwrap_or_default();
+                    let total = beside.iter().map(|(kib, _)| kib).sum::<u64>();
+                    let mut peak = peak.lock().unwrap_or_else(PoisonError::into_inner);
+                    if total > peak.0 {
+                        *peak = (total, beside);
+                    }
                 }
                 std::thread::sleep(INTERVAL);
             }
@@ -96,9 +103,13 @@ fn watch() -> Result<u8, Box<dyn std::error::Error>> {
     let Some((elapsed, processor)) = found else {
         return Err(format!("`{text}` never came; {status}").into());
     };
-    let peak = peak.load(Ordering::Relaxed);
-    println!("{} ms, {peak} KiB", elapsed.as_millis());
+    let mut peak = peak.lock().unwrap_or_else(PoisonError::into_inner);
+    println!("{} ms, {} KiB", elapsed.as_millis(), peak.0);
     println!("{processor} ms of processor time");
+    peak.1.sort_by_key(|(kib, _)| std::cmp::Reverse(*kib));
+    for (kib, mapping) in peak.1.iter().take(MAPPINGS) {
+        println!("memory: {kib} KiB {mapping}");
+    }
     for (name, beside, elapsed) in loads {
         println!("load {name}: {beside} ms in {elapsed} ms");
     }
@@ -134,7 +145,7 @@ fn family(pid: u32) -> Vec<u32> {
 /// (proc_pid_smaps(5)). That is a mapping as large as the guest, or several one
 /// after the other that are: a monitor can lay files over a part of it. Guests
 /// this small have none around the hole.
-fn resident(pid: u32, guest: u64) -> Result<u64, Error> {
+fn resident(pid: u32, guest: u64) -> Result<Vec<(u64, String)>, Error> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
     let mut runs: Vec<Run> = Vec::new();
     for line in text.lines() {
@@ -149,6 +160,7 @@ fn resident(pid: u32, guest: u64) -> Result<u64, Error> {
                     end,
                     joins,
                     resident: 0,
+                    name: name(line),
                 }),
             }
         } else if let (Some(rest), Some(run)) = (line.strip_prefix("Rss:"), runs.last_mut()) {
@@ -157,9 +169,19 @@ fn resident(pid: u32, guest: u64) -> Result<u64, Error> {
         }
     }
     let (guests, others): (Vec<_>, Vec<_>) =
-        (runs.iter()).partition(|run| (run.end - run.start) >> 10 >= guest);
-    let beside = others.iter().map(|run| run.resident).sum();
-    Ok(if guests.is_empty() { 0 } else { beside })
+        (runs.into_iter()).partition(|run| (run.end - run.start) >> 10 >= guest);
+    let beside = others.into_iter().map(|run| (run.resident, run.name));
+    Ok(match guests.is_empty() {
+        true => Vec::new(),
+        false => beside.collect(),
+    })
+}
+
+/// What may be done with a mapping, and what it is of.
+fn name(line: &str) -> String {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let word = |at: usize| words.get(at).copied().unwrap_or("anonymous");
+    format!("{} {}", word(1), word(5))
 }
 
 /// Mappings that lie one after the other.
@@ -168,6 +190,7 @@ struct Run {
     end: u64,
     joins: bool,
     resident: u64,
+    name: String,
 }
 
 /// The addresses at the start of a line, if it has some.

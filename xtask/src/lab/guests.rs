@@ -15,6 +15,12 @@ pub(super) const SCRIPTS: &[(&str, &str)] = &[
         "dmesg | grep -iE 'acpi|pci|kvm-clock|tsc|apic|smp' | head -80; cat /proc/interrupts; \
          ls /sys/bus/acpi/devices /sys/bus/pci/devices; grep -m3 -E 'model name|cpu cores' /proc/cpuinfo",
     ),
+    // With `initcall_debug log_buf_len=1M`: where the kernel's time goes.
+    (
+        "initcalls",
+        "dmesg | sed -n 's/.*initcall \\(.*\\)+0x.* returned .* after \\([0-9]*\\) usecs/\\2 \\1/p' | \
+         sort -rn | head -25; dmesg | grep -E 'Run /init|smp: Brought|console .* enabled|Memory:'",
+    ),
     (
         "smp",
         "for cpu in $(seq 0 $(($(nproc) - 1))); do taskset $((1 << cpu)) echo \"init: on $cpu\"; done; \

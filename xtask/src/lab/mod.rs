@@ -32,7 +32,8 @@ pub(crate) struct Options {
     /// Have the image, the disks and the pods in /disk for the command
     #[arg(long)]
     disk: bool,
-    /// Have QEMU there for the command: `qemu -L /lab/files` and `qemu-img`
+    /// Have QEMU there for the command (`qemu -L /lab/files` and `qemu-img`), and
+    /// `stopwatch`, which says how long a guest takes and what memory beside its own
     #[arg(long)]
     qemu: bool,
     /// Run this static binary instead of building the release
@@ -51,6 +52,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return runner::run(&lab, options.scenario.as_deref().unwrap_or_default());
     }
     if options.qemu {
+        lab.programs.extend(examples(&["stopwatch"])?);
         lab.add_qemu();
     }
     let machine = Machine {

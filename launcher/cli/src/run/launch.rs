@@ -22,6 +22,10 @@ pub(crate) struct Launched {
     pub receiver: events::Receiver,
 }
 
+/// How much address space the stack of a machine's thread has, in bytes: too
+/// little for a huge page, of which a thread would use one page in a hundred.
+const STACK: usize = 1 << 20;
+
 /// Starts the process for the machine in `place`, whose lock it takes over,
 /// and waits until it is prepared.
 pub(crate) fn launch(
@@ -36,6 +40,7 @@ pub(crate) fn launch(
     let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
     let child = process::Command::new(&program)
         .args(["machine", name])
+        .env("RUST_MIN_STACK", STACK.to_string())
         .stdin(OwnedFd::from(theirs))
         .stdout(lock.into_file())
         .stderr(log)
