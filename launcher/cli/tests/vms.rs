@@ -141,6 +141,21 @@ fn a_machine_is_held_stopped_started_again_and_removed() {
 }
 
 #[test]
+fn a_machine_can_wait_before_its_first_instruction() {
+    for accel in accels() {
+        let work = Work::new();
+        work.start(accel, "one", &["--paused"]);
+        assert_eq!(work.status("one"), "paused");
+        assert_eq!(ok(&mut work.command(&["logs", "one"])), "");
+        ok(&mut work.command(&["resume", "one"]));
+        work.wait_for_console("one", "up");
+        // That was for once.
+        ok(&mut work.command(&["restart", "one", "--time", "1s"]));
+        assert_eq!(work.status("one"), "running");
+    }
+}
+
+#[test]
 fn processors_come_where_the_monitor_is_ours() {
     for accel in accels() {
         let work = Work::new();
