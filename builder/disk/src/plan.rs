@@ -6,6 +6,7 @@
 //! machine monitor read.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -200,7 +201,7 @@ pub enum PlanError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     size: u64,
-    sources: Vec<Source>,
+    sources: Arc<[Source]>,
     extents: Vec<Extent>,
 }
 
@@ -213,6 +214,11 @@ impl Plan {
     /// The files that extents point into; [`SourceId`] indexes this.
     pub fn sources(&self) -> &[Source] {
         &self.sources
+    }
+
+    /// The same for who keeps them.
+    pub fn shared_sources(&self) -> Arc<[Source]> {
+        Arc::clone(&self.sources)
     }
 
     /// All extents, sorted by start.
@@ -301,7 +307,7 @@ impl PlanBuilder {
         joined.shrink_to_fit();
         Ok(Plan {
             size,
-            sources,
+            sources: sources.into(),
             extents: joined,
         })
     }

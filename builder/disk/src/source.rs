@@ -24,7 +24,7 @@ pub const DEFAULT_OPEN_FILES: usize = 256;
 /// Opens sources on first use and reads them at any offset.
 #[derive(Debug)]
 pub struct SourceReader {
-    sources: Vec<Source>,
+    sources: Arc<[Source]>,
     open: Mutex<OpenFiles>,
 }
 
@@ -65,14 +65,14 @@ impl OpenFiles {
 
 impl SourceReader {
     /// A reader of the given table of sources; nothing is opened yet.
-    pub fn new(sources: Vec<Source>) -> Self {
+    pub fn new(sources: impl Into<Arc<[Source]>>) -> Self {
         Self::with_open_files(sources, DEFAULT_OPEN_FILES)
     }
 
     /// The same, keeping at most `limit` files open (at least one).
-    pub fn with_open_files(sources: Vec<Source>, limit: usize) -> Self {
+    pub fn with_open_files(sources: impl Into<Arc<[Source]>>, limit: usize) -> Self {
         Self {
-            sources,
+            sources: sources.into(),
             open: Mutex::new(OpenFiles {
                 limit: limit.max(1),
                 clock: 0,

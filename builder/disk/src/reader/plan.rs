@@ -32,7 +32,7 @@ impl PlanReader {
     /// A reader of `plan`; files are opened when they are needed.
     pub fn new(plan: impl Into<Arc<Plan>>) -> Self {
         let plan = plan.into();
-        let sources = SourceReader::new(plan.sources().to_vec());
+        let sources = SourceReader::new(plan.shared_sources());
         Self { plan, sources }
     }
 

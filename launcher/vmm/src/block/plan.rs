@@ -94,7 +94,7 @@ impl PlanDisk {
     /// are too many files that only a capability opens.
     pub fn new(plan: impl Into<Arc<Plan>>) -> io::Result<Self> {
         let plan = plan.into();
-        let sources = SourceReader::new(plan.sources().to_vec());
+        let sources = SourceReader::new(plan.shared_sources());
         let hold = |id, path: &Path| -> io::Result<_> {
             let file = sources.file(SourceId(id as u32))?.try_clone()?;
             Ok(Some(Arc::new(HostFile::new(file, path))))
