@@ -54,6 +54,8 @@ pub enum When {
     False,
     /// Texts other than this one.
     Not(&'static str),
+    /// Numbers above this one.
+    Above(i64),
 }
 
 /// What becomes of a field.
@@ -118,6 +120,7 @@ impl When {
             (Self::True, value) => *value == Value::Bool(true),
             (Self::False, value) => *value == Value::Bool(false),
             (Self::Not(text), value) => value.as_str() != Some(text),
+            (Self::Above(number), value) => value.as_i64().is_some_and(|v| v > number),
         }
     }
 
@@ -129,6 +132,7 @@ impl When {
             Self::True => format!("!has(self.{name}) || !self.{name}"),
             Self::False => format!("!has(self.{name}) || self.{name}"),
             Self::Not(text) => format!("!has(self.{name}) || self.{name} == '{text}'"),
+            Self::Above(number) => format!("!has(self.{name}) || self.{name} <= {number}"),
         }
     }
 }

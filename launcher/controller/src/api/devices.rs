@@ -42,7 +42,8 @@ pub struct Devices {
     /// Whether a disk has a queue for each processor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_multi_queue: Option<bool>,
-    /// Whether an interface has queues for each processor.
+    /// Whether an interface has queues for each processor. It has one for each
+    /// direction, whatever this says.
     #[serde(
         rename = "networkInterfaceMultiqueue",
         skip_serializing_if = "Option::is_none"

@@ -50,11 +50,11 @@ pub struct Cpu {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 254))]
     pub cores: Option<u32>,
-    /// Sockets; 1 without it.
+    /// Sockets; 1 without it. The guest sees their processors as cores of one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 254))]
     pub sockets: Option<u32>,
-    /// Threads of a core; 1 without it.
+    /// Threads of a core; 1 without it. The guest sees each as a core.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 254))]
     pub threads: Option<u32>,

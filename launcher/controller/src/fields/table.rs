@@ -2,7 +2,7 @@
 
 use super::Fate::{Ignored, Refused};
 use super::Kind::{Bool, Declared, Integer, List, Object, Text};
-use super::When::{False, Not, Set, True};
+use super::When::{Above, False, Not, Set, True};
 use super::{Fate, Field, Kind, When};
 
 const fn field(path: &'static str, kind: Kind, when: When, fate: Fate, why: &'static str) -> Field {
@@ -63,6 +63,10 @@ pub const FIELDS: &[Field] = &[
         "each disk has a thread"),
     field("template.spec.domain.launchSecurity", Object, Set, Refused,
         "memory is not encrypted"),
+    field("template.spec.domain.cpu.sockets", Declared, Above(1), Ignored,
+        "it counts, but the guest sees all processors as cores of one socket"),
+    field("template.spec.domain.cpu.threads", Declared, Above(1), Ignored,
+        "it counts, but the guest sees each processor as a core of its own"),
     field("template.spec.domain.cpu.model", Declared, Not("host-passthrough"), Ignored,
         "the guest sees the node's processor"),
     field("template.spec.domain.cpu.features", List, Set, Refused,
@@ -89,6 +93,8 @@ pub const FIELDS: &[Field] = &[
         "no ACPI tables are added"),
     field("template.spec.domain.devices.useVirtioTransitional", Bool, True, Refused,
         "devices are virtio 1, without the legacy interface"),
+    field("template.spec.domain.devices.networkInterfaceMultiqueue", Declared, True, Ignored,
+        "an interface has one queue for each direction"),
     field("template.spec.domain.devices.disableHotplug", Bool, True, Ignored,
         "disks are not plugged in"),
     field("template.spec.domain.devices.watchdog", Object, Set, Refused,

@@ -333,6 +333,7 @@ fn value_of(kind: Kind, when: When) -> Value {
         (_, When::False) => json!(false),
         (Kind::Object | Kind::Declared, When::Set) => json!({}),
         (Kind::List, _) => json!([{ "name": "a", "any": { "thing": 1 } }]),
+        (_, When::Above(number)) => json!(number + 1),
         (Kind::Integer, _) => json!(1),
         _ => json!("other"),
     }
