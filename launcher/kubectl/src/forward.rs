@@ -1,18 +1,25 @@
 //! `port-forward`: local ports that lead to a machine's.
 
+use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use tokio::io::AsyncWriteExt as _;
+use rustix::net::sockopt;
+use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
 use crate::args::PortForwardArgs;
 use crate::cluster::Cluster;
+use crate::port::{End, Port};
 use crate::target::Target;
 use crate::{explain, output, pod, relay};
+
+/// After how much silence the kernel looks whether whoever connected is there.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// What connections share.
 struct Way {
@@ -27,13 +34,14 @@ pub(crate) async fn forward(cluster: &Cluster, args: &PortForwardArgs) -> Result
         target: args.target.clone(),
     };
     // That there is no machine, or none that runs, is told at once.
-    pod::running(cluster, &args.target).await?;
+    let running = pod::running(cluster, &args.target).await?;
     if args.stdio {
         let [ports] = &args.ports[..] else {
             bail!("--stdio: with one port");
         };
         return way.stdio(ports.remote).await;
     }
+    running.may_forward(cluster).await?;
     let mut listeners = Vec::new();
     for ports in &args.ports {
         for address in &args.address {
@@ -79,45 +87,60 @@ impl Way {
 
     /// Carries one connection.
     async fn connect(&self, mut stream: TcpStream, remote: u16) -> Result<()> {
+        keep_alive(&stream)?;
         // The machine may have another pod by now.
         let running = pod::running(&self.cluster, &self.target).await?;
-        let mut forwarder = running.port(&self.cluster, remote).await?;
-        let mut port = forwarder.take_stream(remote).context("no such port")?;
-        let trouble = forwarder.take_error(remote);
-        let copied = tokio::io::copy_bidirectional(&mut stream, &mut port).await;
-        drop(port);
-        // What the node says counts for more than that the connection ended.
-        if let Some(trouble) = trouble
-            && let Some(trouble) = trouble.await
-        {
-            bail!("{}", output::printable(trouble.trim()));
+        let (mut port, way) = Port::open(&running, &self.cluster, remote).await?;
+        let (mut from, mut to) = stream.split();
+        let up = async |mut way| {
+            // Whoever has sent everything may still want the answer.
+            if tokio::io::copy(&mut from, &mut way).await.is_ok() {
+                let _ = from.ready(Interest::ERROR).await;
+            }
+        };
+        let down = async |mut way| {
+            // It may go away as it likes.
+            let _ = tokio::io::copy(&mut way, &mut to).await;
+            Ok(())
+        };
+        let carried = port.carry(way, up, down).await;
+        match carried {
+            Ok(_) => drop(stream.shutdown().await),
+            // What came is not all there was.
+            Err(_) => stream.set_zero_linger()?,
         }
-        // Either end may go away as it likes.
-        drop(copied);
-        let _ = stream.shutdown().await;
-        Ok(())
+        drop(stream);
+        port.close().await;
+        carried.map(drop)
     }
 
     /// Carries standard input and output.
     async fn stdio(&self, remote: u16) -> Result<ExitCode> {
         let running = pod::running(&self.cluster, &self.target).await?;
-        let mut forwarder = running.port(&self.cluster, remote).await?;
-        let port = forwarder.take_stream(remote).context("no such port")?;
-        let trouble = forwarder.take_error(remote);
-        let (from, to) = tokio::io::split(port);
+        let (mut port, way) = Port::open(&running, &self.cluster, remote).await?;
         let interrupted = relay::interrupted()?;
-        let sending = tokio::spawn(relay::send(relay::input()?, to));
-        tokio::select! {
-            received = relay::receive(from) => received?,
-            () = interrupted => return Ok(ExitCode::FAILURE),
-        }
-        sending.abort();
-        match trouble {
-            Some(trouble) => match trouble.await {
-                Some(trouble) => bail!("{}", output::printable(trouble.trim())),
-                None => Ok(ExitCode::SUCCESS),
-            },
-            None => Ok(ExitCode::SUCCESS),
-        }
+        let input = relay::input()?;
+        let up = async |way| {
+            let mut way = way;
+            if relay::pass(input, &mut way).await.is_ok() {
+                relay::unread().await;
+            }
+        };
+        let end = tokio::select! {
+            end = port.carry(way, up, relay::receive) => end?,
+            () = interrupted => End::Here,
+        };
+        Ok(match end {
+            End::Machine => ExitCode::SUCCESS,
+            End::Here => ExitCode::FAILURE,
+        })
     }
+}
+
+/// Has the kernel find out that whoever connected is gone, which does not show
+/// otherwise once it has said that it will send no more (tcp(7)).
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_tcp_keepidle(stream, SILENCE)?;
+    sockopt::set_tcp_keepintvl(stream, SILENCE)?;
+    Ok(sockopt::set_socket_keepalive(stream, true)?)
 }

@@ -15,6 +15,7 @@ mod forward;
 mod image;
 mod output;
 mod pod;
+mod port;
 mod relay;
 mod requests;
 mod resize;

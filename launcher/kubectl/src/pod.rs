@@ -8,8 +8,11 @@ use bootwright_controller::api::VirtualMachine;
 use bootwright_controller::api::status::Phase;
 use bootwright_controller::machine::{NAME, PROGRAM};
 use bootwright_controller::pod::CONTAINER;
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, AttachParams, AttachedProcess, Portforwarder};
+use kube::api::{Api, AttachParams, AttachedProcess, Portforwarder, PostParams};
 use kube::client::UpgradeConnectionError;
 use tokio::io::AsyncRead;
 
@@ -22,7 +25,7 @@ use crate::target::Target;
 const BUFFER: usize = 64 << 10;
 
 /// How long the rest of a stream may take whose connection broke: it is here.
-const REST: Duration = Duration::from_millis(100);
+pub(crate) const REST: Duration = Duration::from_millis(100);
 
 /// The pod of a machine that runs.
 pub(crate) struct Running {
@@ -97,6 +100,39 @@ impl Running {
         opened.map_err(|error| self.explained(error, "pods/portforward"))
     }
 
+    /// Fails if the API server says that the user may not open connections to
+    /// ports of the pod, which does not show before one is opened.
+    pub(crate) async fn may_forward(&self, cluster: &Cluster) -> Result<()> {
+        let (verb, resource) = ("get".to_owned(), "pods".to_owned());
+        let review = SelfSubjectAccessReview {
+            spec: SelfSubjectAccessReviewSpec {
+                resource_attributes: Some(ResourceAttributes {
+                    name: Some(self.name.clone()),
+                    namespace: Some(self.namespace.clone()),
+                    verb: Some(verb),
+                    resource: Some(resource),
+                    subresource: Some("portforward".to_owned()),
+                    ..ResourceAttributes::default()
+                }),
+                ..SelfSubjectAccessReviewSpec::default()
+            },
+            ..SelfSubjectAccessReview::default()
+        };
+        let reviews: Api<SelfSubjectAccessReview> = Api::all(cluster.client());
+        let how = PostParams::default();
+        let reviewed = cluster.call(reviews.create(&how, &review)).await;
+        // Whoever may not ask finds out later.
+        let answer = reviewed.ok().and_then(|review| review.status);
+        match answer {
+            Some(answer) if !answer.allowed => bail!(
+                "no way into pod {}: {}",
+                self.name,
+                forbidden("pods/portforward", &self.namespace)
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// Says what to do where the API server lets nobody through.
     fn explained(&self, error: anyhow::Error, resource: &str) -> anyhow::Error {
         let (code, said) = match error.downcast_ref::<kube::Error>() {
@@ -109,10 +145,7 @@ impl Running {
         let (name, namespace) = (&self.name, &self.namespace);
         let why = match code {
             401 => "the API server does not know you: log in again".to_owned(),
-            403 => format!(
-                "you may not do that: it takes get and create on {resource} in namespace \
-                 {namespace}, which the role edit has"
-            ),
+            403 => forbidden(resource, namespace),
             404 => "it is not there any more".to_owned(),
             502..=504 => "its node does not answer".to_owned(),
             code => format!(
@@ -122,6 +155,13 @@ impl Running {
         };
         anyhow::anyhow!("no way into pod {name}: {why}")
     }
+}
+
+fn forbidden(resource: &str, namespace: &str) -> String {
+    format!(
+        "you may not do that: it takes get and create on {resource} in namespace {namespace}, \
+         which the role edit has"
+    )
 }
 
 /// Shows what a program in a pod says until it ends: its exit status, as far as

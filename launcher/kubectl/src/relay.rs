@@ -8,9 +8,11 @@ use std::future::Future;
 use std::io;
 use std::thread;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc::{self, Receiver};
+use tokio::sync::oneshot;
 
 use crate::output;
 
@@ -44,16 +46,42 @@ pub(crate) fn input() -> io::Result<Receiver<Vec<u8>>> {
     Ok(receiver)
 }
 
-/// Writes what comes from standard input to `to`, and closes it at the end.
-pub(crate) async fn send(
+/// Writes what comes from standard input to `to`.
+pub(crate) async fn pass(
     mut input: Receiver<Vec<u8>>,
-    mut to: impl AsyncWrite + Unpin,
+    to: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<()> {
     while let Some(bytes) = input.recv().await {
         to.write_all(&bytes).await?;
         to.flush().await?;
     }
+    Ok(())
+}
+
+/// The same, and closes it at the end.
+pub(crate) async fn send(
+    input: Receiver<Vec<u8>>,
+    mut to: impl AsyncWrite + Unpin,
+) -> io::Result<()> {
+    pass(input, &mut to).await?;
     to.shutdown().await
+}
+
+/// Waits until nobody can read any more what is written to standard output.
+pub(crate) async fn unread() {
+    let (sender, receiver) = oneshot::channel::<()>();
+    let watch = move || {
+        let stdout = rustix::stdio::stdout();
+        // Errors and hang-ups are told in any case (poll(2)).
+        let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+        while poll(&mut watched, None) == Err(Errno::INTR) {}
+        drop(sender);
+    };
+    match thread::Builder::new().name("output".into()).spawn(watch) {
+        Ok(_) => drop(receiver.await),
+        // It shows when something is written.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// Writes what comes from `from` to standard output, until its end.

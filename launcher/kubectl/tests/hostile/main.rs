@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod forward;
 mod server;
 mod terminal;
 
@@ -11,7 +12,7 @@ use rustix::process::Signal;
 use server::{Fate, Server};
 use terminal::Terminal;
 
-/// What the server shows of the console before its fate.
+/// What the server shows of the console, or sends from a port, before its fate.
 const SHOWN: &str = "login: ";
 
 #[test]
@@ -37,7 +38,7 @@ fn a_console_that_breaks_off_leaves_the_terminal_as_it_was() {
         ),
     ] {
         let server = Server::start(fate);
-        let mut terminal = Terminal::run(&server, &["console", "web"]);
+        let mut terminal = Terminal::run(server.plugin(&["console", "web"]));
         let (well, shown) = terminal.end(name);
         assert!(!well && shown.contains(words), "{name}: {shown}");
         assert!(shown.contains(SHOWN), "{name}: {shown}");
@@ -50,7 +51,7 @@ fn whoever_leaves_a_console_has_the_terminal_back() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {
         let name = format!("{signal:?}");
         let server = Server::start(Fate::Hold);
-        let mut terminal = Terminal::run(&server, &["console", "web"]);
+        let mut terminal = Terminal::run(server.plugin(&["console", "web"]));
         terminal.until(SHOWN);
         terminal.assert_raw(&name);
         terminal.signal(signal);
@@ -59,7 +60,7 @@ fn whoever_leaves_a_console_has_the_terminal_back() {
         terminal.assert_as_before(&name);
     }
     let server = Server::start(Fate::Hold);
-    let mut terminal = Terminal::run(&server, &["console", "web"]);
+    let mut terminal = Terminal::run(server.plugin(&["console", "web"]));
     terminal.until(SHOWN);
     terminal.write(b"\x1d");
     let (well, shown) = terminal.end("Ctrl-]");
@@ -78,7 +79,7 @@ fn nothing_that_a_server_says_changes_the_terminal() {
         &["restart", "refused"],
     ] {
         let server = Server::start(Fate::Hold);
-        let mut terminal = Terminal::run(&server, words);
+        let mut terminal = Terminal::run(server.plugin(words));
         let (_, shown) = terminal.end(&words.join(" "));
         let shown = shown.replace("\r\n", "\n");
         assert!(shown.contains("owned"), "{words:?}: {shown:?}");

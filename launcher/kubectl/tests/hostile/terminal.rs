@@ -1,4 +1,5 @@
-//! A terminal with the plugin in it.
+//! A terminal with a program in it, for the tests of the console here and on a
+//! node.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -13,8 +14,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Termios, tcgetattr};
 
-use crate::server::Server;
-
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -24,19 +23,19 @@ pub(crate) struct Terminal {
     keyboard: File,
     before: Termios,
     shown: Arc<Mutex<Vec<u8>>>,
-    plugin: Child,
+    program: Child,
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        let _ = self.plugin.kill();
-        let _ = self.plugin.wait();
+        let _ = self.program.kill();
+        let _ = self.program.wait();
     }
 }
 
 impl Terminal {
-    /// Runs the plugin.
-    pub(crate) fn run(server: &Server, words: &[&str]) -> Self {
+    /// Runs a program in a new one.
+    pub(crate) fn run(mut program: Command) -> Self {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let keyboard = openpt(flags).unwrap();
         grantpt(&keyboard).unwrap();
@@ -46,14 +45,8 @@ impl Terminal {
         let screen = File::options().read(true).write(true).open(name).unwrap();
         let before = tcgetattr(&screen).unwrap();
         let same = || OwnedFd::from(screen.try_clone().unwrap());
-        let plugin = Command::new(env!("CARGO_BIN_EXE_kubectl-bootwright"))
-            .args(words)
-            .env("KUBECONFIG", &server.config)
-            .stdin(same())
-            .stdout(same())
-            .stderr(same())
-            .spawn()
-            .unwrap();
+        program.stdin(same()).stdout(same()).stderr(same());
+        let program = program.spawn().unwrap();
         let keyboard = File::from(keyboard);
         let shown = Arc::new(Mutex::new(Vec::new()));
         let (mut from, to) = (keyboard.try_clone().unwrap(), Arc::clone(&shown));
@@ -68,7 +61,7 @@ impl Terminal {
             keyboard,
             before,
             shown,
-            plugin,
+            program,
         }
     }
 
@@ -90,9 +83,9 @@ impl Terminal {
         self.keyboard.write_all(keys).unwrap();
     }
 
-    /// Sends the plugin a signal.
+    /// Sends the program a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.plugin.id()).unwrap()).unwrap();
+        let pid = Pid::from_raw(i32::try_from(self.program.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
     }
 
@@ -100,7 +93,7 @@ impl Terminal {
     pub(crate) fn end(&mut self, name: &str) -> (bool, String) {
         let start = Instant::now();
         let status = loop {
-            if let Some(status) = self.plugin.try_wait().unwrap() {
+            if let Some(status) = self.program.try_wait().unwrap() {
                 break status;
             }
             let shown = self.shown();
