@@ -118,7 +118,7 @@ charged() { awk '$1 ~ /^(anon|kernel_stack|pagetables|sec_pagetables|percpu|sock
     sum += $2; if ($2) text = text " " $1 " " int($2 / 1024) }
   END { print int(sum / 1024) " KiB charged:" text }' $group/memory.stat; }
 within() { beside; echo "$1: ${most%% *} KiB beside the guest's:${most#"${most%% *}"}"; charged
-  [ $(charged | cut -d ' ' -f 1) -le 36864 ] || say "more than 36 MiB"; }
+  [ $(charged | cut -d ' ' -f 1) -le 24576 ] || say "more than 24 MiB"; }
 get() { with /runtime/usr/bin/curl --silent --fail --max-time 20 http://$address:$1; }
 metric() { get 9478/metrics | grep -F "$1"; }
 finished() { [ -e $folder/status ]; }
