@@ -1,9 +1,10 @@
 //! Decompressed kernels, kept by the digest of what they came from.
 //!
 //! To read a kernel only to know that it is known takes longer than all else that
-//! a guest's start does with it. So the digest is kept, too, by what says that the
-//! file is the one that was read: its device, inode, size and change time, which
-//! no program can set.
+//! a guest's start does with it. So the digest of a part of a file that stays as
+//! it is (a layer of the store) is kept, too, by what says that it is that file:
+//! its device, inode, size and change time, which no program can set. Other files
+//! are read: they may be on a file system that came with such times.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -120,12 +121,14 @@ fn digest(image: &Blob) -> io::Result<String> {
 /// The name for what is known of the bytes as long as they are the same; none if
 /// that cannot be told.
 fn identity(image: &Blob) -> io::Result<Option<String>> {
-    let (file, offset, len) = match image {
-        Blob::Bytes(_) => return Ok(None),
-        Blob::File(file) => (file, 0, image.len()?),
-        Blob::Range {
-            file, offset, len, ..
-        } => (file, *offset, *len),
+    let Blob::Range {
+        file,
+        offset,
+        len,
+        fixed: true,
+    } = image
+    else {
+        return Ok(None);
     };
     let metadata = file.metadata()?;
     let changed = u64::try_from(metadata.ctime())
@@ -142,8 +145,8 @@ fn identity(image: &Blob) -> io::Result<Option<String>> {
         metadata.size(),
         metadata.ctime() as u64,
         metadata.ctime_nsec() as u64,
-        offset,
-        len,
+        *offset,
+        *len,
     ];
     let mut hasher = Sha256::new();
     for word in words {
@@ -164,10 +167,20 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
+    fn blob(path: &Path, fixed: bool) -> Blob {
+        let file = File::open(path).unwrap();
+        Blob::Range {
+            len: file.metadata().unwrap().len(),
+            file: Arc::new(file),
+            offset: 0,
+            fixed,
+        }
+    }
+
     /// A file that looks as if nobody had touched it for a while.
     fn settled(path: &Path) -> Blob {
         std::thread::sleep(SETTLED + Duration::from_secs(1));
-        Blob::File(Arc::new(File::open(path).unwrap()))
+        blob(path, true)
     }
 
     #[test]
@@ -177,10 +190,12 @@ mod tests {
         let path = dir.path().join("kernel");
         fs::write(&path, b"one").unwrap();
         // Too young to be told apart from what it may become.
-        let young = Blob::File(Arc::new(File::open(&path).unwrap()));
-        let key = cache.key(&young).unwrap();
+        let key = cache.key(&blob(&path, true)).unwrap();
         assert_eq!(fs::read_dir(cache.dir()).map_or(0, Iterator::count), 0);
         let old = settled(&path);
+        // One that may be anything is read whenever it is asked for.
+        assert_eq!(cache.key(&blob(&path, false)).unwrap(), key);
+        assert_eq!(fs::read_dir(cache.dir()).map_or(0, Iterator::count), 0);
         assert_eq!(cache.key(&old).unwrap(), key);
         let known = fs::read_dir(cache.dir()).unwrap().next().unwrap().unwrap();
         // What is kept is believed, as long as there is such a kernel.
