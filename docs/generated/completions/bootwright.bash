@@ -1422,12 +1422,16 @@ _bootwright() {
             return 0
             ;;
         bootwright__subcmd__probe)
-            opts="-h -V --help --version"
+            opts="-h -V --exec --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --exec)
+                    COMPREPLY=($(compgen -W "liveness readiness" -- "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

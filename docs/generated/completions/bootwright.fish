@@ -43,7 +43,7 @@ complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "ssh-proxy" -d
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "console-proxy" -d 'Connect standard input and output to a machine\'s console; `kubectl bootwright` starts this'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "machine" -d 'Run a virtual machine whose folder is prepared; `run` starts this'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "launch" -d 'Run the virtual machine of a Kubernetes pod'
-complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "probe" -d 'Succeed if the guest of a pod has booted'
+complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "probe" -d 'Succeed if the guest of a pod has booted, or a probe\'s command succeeds in it'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "node" -d 'Offer /dev/kvm to the pods of a Kubernetes node'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "become-passt" -d 'Become passt in a container; `launch` starts this'
 complete -c bootwright -n "__fish_bootwright_needs_command" -f -a "inspect" -d 'Show what an image or a disk holds'
@@ -211,7 +211,9 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand launch" -l retries
 complete -c bootwright -n "__fish_bootwright_using_subcommand launch" -l store -d 'Keep layers in DIR [default: $XDG_CACHE_HOME/bootwright or ~/.cache/bootwright]' -r -f -a "(__fish_complete_directories)"
 complete -c bootwright -n "__fish_bootwright_using_subcommand launch" -s h -l help -d 'Print help'
 complete -c bootwright -n "__fish_bootwright_using_subcommand launch" -s V -l version -d 'Print version'
-complete -c bootwright -n "__fish_bootwright_using_subcommand probe" -s h -l help -d 'Print help'
+complete -c bootwright -n "__fish_bootwright_using_subcommand probe" -l exec -d 'Have the guest run the command of this probe of its machine, and print what that prints last' -r -f -a "liveness\t'The liveness probe'
+readiness\t'The readiness probe'"
+complete -c bootwright -n "__fish_bootwright_using_subcommand probe" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c bootwright -n "__fish_bootwright_using_subcommand probe" -s V -l version -d 'Print version'
 complete -c bootwright -n "__fish_bootwright_using_subcommand node" -l devices -d 'How many virtual machines of the node can have the device at once' -r
 complete -c bootwright -n "__fish_bootwright_using_subcommand node" -l device -d 'The device that is handed out' -r -F
@@ -409,7 +411,7 @@ complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fi
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm ssh-proxy console-proxy machine launch probe node become-passt inspect push verify serve convert cache completion help" -f -a "console-proxy" -d 'Connect standard input and output to a machine\'s console; `kubectl bootwright` starts this'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm ssh-proxy console-proxy machine launch probe node become-passt inspect push verify serve convert cache completion help" -f -a "machine" -d 'Run a virtual machine whose folder is prepared; `run` starts this'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm ssh-proxy console-proxy machine launch probe node become-passt inspect push verify serve convert cache completion help" -f -a "launch" -d 'Run the virtual machine of a Kubernetes pod'
-complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm ssh-proxy console-proxy machine launch probe node become-passt inspect push verify serve convert cache completion help" -f -a "probe" -d 'Succeed if the guest of a pod has booted'
+complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm ssh-proxy console-proxy machine launch probe node become-passt inspect push verify serve convert cache completion help" -f -a "probe" -d 'Succeed if the guest of a pod has booted, or a probe\'s command succeeds in it'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm ssh-proxy console-proxy machine launch probe node become-passt inspect push verify serve convert cache completion help" -f -a "node" -d 'Offer /dev/kvm to the pods of a Kubernetes node'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm ssh-proxy console-proxy machine launch probe node become-passt inspect push verify serve convert cache completion help" -f -a "become-passt" -d 'Become passt in a container; `launch` starts this'
 complete -c bootwright -n "__fish_bootwright_using_subcommand help; and not __fish_seen_subcommand_from build run ps ssh cp console logs stop restart pause resume resize rm ssh-proxy console-proxy machine launch probe node become-passt inspect push verify serve convert cache completion help" -f -a "inspect" -d 'Show what an image or a disk holds'

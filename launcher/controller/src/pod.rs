@@ -5,6 +5,7 @@
 //! launcher starts in an annotation. Nothing is asked of a cluster.
 
 mod network;
+mod probes;
 mod resources;
 mod security;
 mod volumes;
@@ -105,7 +106,7 @@ pub enum PodError {
     #[error("there is no PersistentVolumeClaim {0:?}")]
     NoClaim(String),
     /// A probe asks nothing that is supported.
-    #[error("{0}: set httpGet, tcpSocket or guestAgentPing")]
+    #[error("{0}: set httpGet, tcpSocket, guestAgentPing or exec")]
     NoProbe(&'static str),
     /// The machine cannot be written as JSON.
     #[error("cannot write the machine: {0}")]
@@ -144,8 +145,8 @@ pub fn pod(
         env: Some(environment()),
         lifecycle: lifecycle(spec),
         ports: some(network::ports(spec, metrics_port)),
-        liveness_probe: network::probe(spec.liveness_probe.as_ref(), "livenessProbe")?,
-        readiness_probe: network::probe(spec.readiness_probe.as_ref(), "readinessProbe")?,
+        liveness_probe: probes::liveness(spec)?,
+        readiness_probe: probes::readiness(spec)?,
         resources: Some(resources.requirements),
         security_context: Some(security.container),
         termination_message_policy: Some("FallbackToLogsOnError".into()),
@@ -285,6 +286,7 @@ fn machine(
         disks: volumes.disks.clone(),
         interface,
         keys: volumes.keys.clone(),
+        probes: probes::commands(spec, launcher)?,
         devices: Devices {
             console,
             log_console: console && devices.log_serial_console.unwrap_or(true),

@@ -2,10 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use crate::{Data, Disk, MAX_DISKS, Machine, Source};
+use crate::{Data, Disk, Exec, MAX_DISKS, Machine, Probes, Source};
 
 /// The longest text of a machine, in bytes: what etcd takes of an object.
 const MAX_TEXT: usize = 3 << 19;
+
+/// The most words of a command, and the most bytes of all of them: SMBIOS,
+/// which hands it on, has 64 KiB for everything.
+const MAX_WORDS: usize = 64;
+const MAX_COMMAND: usize = 4096;
 
 /// The longest path.
 const MAX_PATH: usize = 4096;
@@ -107,7 +112,7 @@ impl Machine {
         for (index, keys) in self.keys.iter().enumerate() {
             absolute(format!("keys[{index}].folder"), &keys.folder)?;
         }
-        Ok(())
+        self.probes.check()
     }
 
     fn cpus_and_memory(&self) -> Result<(), MachineError> {
@@ -149,6 +154,43 @@ impl Machine {
         }
         let mut disks = self.disks.iter().enumerate();
         disks.try_for_each(|(n, disk)| one_disk(n, disk))
+    }
+}
+
+impl Probes {
+    /// Checks that the commands can be handed on.
+    ///
+    /// # Errors
+    /// If one cannot.
+    pub fn check(&self) -> Result<(), MachineError> {
+        let probes = [("liveness", &self.liveness), ("readiness", &self.readiness)];
+        for (name, exec) in probes {
+            if let Some(exec) = exec {
+                exec.check(name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Exec {
+    fn check(&self, name: &str) -> Result<(), MachineError> {
+        let field = format!("probes.{name}.command");
+        if self.command.first().is_none_or(String::is_empty) {
+            return Err(wrong(field, "it names no program"));
+        }
+        let bytes: usize = self.command.iter().map(String::len).sum();
+        if self.command.len() > MAX_WORDS || bytes > MAX_COMMAND {
+            let why = format!("more than {MAX_WORDS} words or {MAX_COMMAND} bytes");
+            return Err(wrong(field, why));
+        }
+        if self.command.iter().any(|word| word.contains('\0')) {
+            return Err(wrong(field, "there is a zero byte in it"));
+        }
+        match self.timeout_seconds {
+            0 => Err(wrong(format!("probes.{name}.timeoutSeconds"), "it is 0")),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -405,6 +447,36 @@ mod tests {
             ),
             ("/metricsPort", json!(0), "metricsPort: 0 is no port"),
             ("/metricsPort", json!(80), "metricsPort: 80 is no port, or"),
+            (
+                "/probes",
+                json!({ "liveness": { "command": ["a", "b\0"], "timeoutSeconds": 1 } }),
+                "probes.liveness.command: there is a zero byte",
+            ),
+            (
+                "/probes",
+                json!({ "readiness": { "command": vec!["a"; 65], "timeoutSeconds": 1 } }),
+                "probes.readiness.command: more than 64 words",
+            ),
+            (
+                "/probes",
+                json!({ "readiness": { "command": ["a".repeat(4097)], "timeoutSeconds": 1 } }),
+                "or 4096 bytes",
+            ),
+            (
+                "/probes",
+                json!({ "readiness": { "command": [], "timeoutSeconds": 1 } }),
+                "probes.readiness.command: it names no program",
+            ),
+            (
+                "/probes",
+                json!({ "liveness": { "command": [""], "timeoutSeconds": 1 } }),
+                "probes.liveness.command: it names no program",
+            ),
+            (
+                "/probes",
+                json!({ "liveness": { "command": ["a"], "timeoutSeconds": 0 } }),
+                "probes.liveness.timeoutSeconds",
+            ),
             ("/more", json!(1), "unknown field `more`"),
         ];
         for (pointer, value, words) in table {

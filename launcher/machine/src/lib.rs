@@ -73,6 +73,9 @@ pub struct Machine {
     /// kinds that hand them on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<Keys>,
+    /// Commands that the pod's probes have the guest run.
+    #[serde(default, skip_serializing_if = "Probes::is_empty")]
+    pub probes: Probes,
     /// The small devices.
     pub devices: Devices,
     /// How long the guest may take to shut down, in seconds.
@@ -85,6 +88,35 @@ pub struct Machine {
     /// without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics_port: Option<u16>,
+}
+
+/// Commands that the pod's probes have the guest run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Probes {
+    /// That of the liveness probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub liveness: Option<Exec>,
+    /// That of the readiness probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<Exec>,
+}
+
+impl Probes {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.liveness.is_none() && self.readiness.is_none()
+    }
+}
+
+/// A command that the guest runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Exec {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// How long it may take, in seconds.
+    pub timeout_seconds: u32,
 }
 
 /// Processors.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{ImageArgs, size};
+use crate::vms::probes::Kind;
 
 /// The hidden command that becomes passt in a container.
 pub const PASST: &str = "become-passt";
@@ -36,9 +37,13 @@ pub struct LaunchArgs {
 /// `bootwright probe`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The probes of a pod run this. Exit status: 0 the guest has booted, 1 not yet.")]
+The probes of a pod run this. Exit status: 0 the guest has booted, or has run the command and that
+succeeded; 1 not so, for the reason that is said.")]
 pub struct ProbeArgs {
     /// Name of the machine
     #[arg(default_value = bootwright_machine::NAME, value_parser = size::vm_name)]
     pub name: String,
+    /// Have the guest run the command of this probe of its machine, and print what that prints last
+    #[arg(long, value_name = "PROBE", value_enum)]
+    pub(crate) exec: Option<Kind>,
 }

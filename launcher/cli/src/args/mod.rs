@@ -94,7 +94,7 @@ pub enum Command {
     },
     /// Run the virtual machine of a Kubernetes pod
     Launch(Box<LaunchArgs>),
-    /// Succeed if the guest of a pod has booted
+    /// Succeed if the guest of a pod has booted, or a probe's command succeeds in it
     Probe(ProbeArgs),
     /// Offer /dev/kvm to the pods of a Kubernetes node
     Node(NodeArgs),

@@ -15,6 +15,7 @@ mod size;
 mod supervise;
 mod volumes;
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -28,6 +29,7 @@ use crate::progress::Messages;
 use crate::run::launch;
 use crate::vms::exit::{End, NOT_STARTED};
 use crate::vms::place::Places;
+use crate::vms::probes;
 
 /// Largest description of a machine, in bytes.
 const MAX_MACHINE: u64 = 2 << 20;
@@ -102,9 +104,17 @@ fn leave_word(path: &Path, message: &str) {
     }
 }
 
-/// `bootwright probe`: whether the guest has said that it has booted.
+/// `bootwright probe`: whether the guest has said that it has booted, or a
+/// command of a probe succeeds in it.
 pub(crate) fn probe(args: &ProbeArgs) -> anyhow::Result<()> {
     let place = Places::from_env()?.place(&args.name);
+    if let Some(kind) = args.exec {
+        let output = probes::ask::ask(&place, kind)?;
+        if !output.is_empty() {
+            writeln!(std::io::stdout(), "{output}")?;
+        }
+        return Ok(());
+    }
     let answer = crate::vms::client::request(&place, "GET", "/v1/vm", None)?;
     let state: serde_json::Value = serde_json::from_str(&answer)?;
     match state.pointer("/stages_ms/ready") {

@@ -119,6 +119,7 @@ pub(super) fn spec(
         all_ports,
         ssh: None,
         strings,
+        probes: machine.probes.clone(),
         boot: Boot {
             planned,
             kernel,

@@ -106,6 +106,7 @@ pub(crate) fn prepare(
             all_ports: Vec::new(),
             ssh: guest.ssh,
             strings: guest.strings,
+            probes: bootwright_machine::Probes::default(),
             boot: Boot {
                 planned: described.planned,
                 kernel: absolute(args.kernel.kernel.as_deref())?,

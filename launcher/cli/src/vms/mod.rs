@@ -15,6 +15,7 @@ pub(crate) mod exit;
 pub(crate) mod kernel;
 pub(crate) mod network;
 pub(crate) mod place;
+pub(crate) mod probes;
 pub(crate) mod process;
 pub(crate) mod qcow2;
 pub(crate) mod reach;

@@ -56,6 +56,9 @@ pub(crate) struct Spec {
     pub ssh: Option<Ssh>,
     /// SMBIOS strings of type 11.
     pub strings: Vec<String>,
+    /// Commands that it runs when a pod's probe asks for it.
+    #[serde(default)]
+    pub probes: bootwright_machine::Probes,
     /// What it boots.
     pub boot: Boot,
     /// Its UUID.

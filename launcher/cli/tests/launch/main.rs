@@ -12,3 +12,4 @@ mod image_tests;
 mod inputs;
 mod metrics;
 mod pod;
+mod probes;

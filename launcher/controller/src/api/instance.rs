@@ -137,6 +137,10 @@ pub struct Probe {
     /// needed for it; systemd says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest_agent_ping: Option<Empty>,
+    /// Succeeds when a command in the guest ends with status 0. No agent is
+    /// needed for it, but systemd 256 or newer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exec: Option<Exec>,
     /// Time after the start before the first question.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
@@ -176,6 +180,15 @@ fn three() -> Option<i32> {
 #[allow(clippy::unnecessary_wraps)]
 fn ten() -> Option<i32> {
     Some(10)
+}
+
+/// A command in the guest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Exec {
+    /// The program, by its path or its name in systemd's PATH, and its
+    /// arguments: at most 4096 bytes. Root runs it, and no shell reads it.
+    #[schemars(length(min = 1, max = 64))]
+    pub command: Vec<String>,
 }
 
 /// A question over HTTP.

@@ -1,12 +1,10 @@
-//! The interface, its ports, and the questions that are asked over it.
+//! The interface and its ports.
 
-use k8s_openapi::api::core::v1::{
-    ContainerPort, ExecAction, HTTPGetAction, Probe, TCPSocketAction,
-};
+use k8s_openapi::api::core::v1::ContainerPort;
 
-use super::{METRICS_PORT, PodError};
+use super::METRICS_PORT;
 use crate::api::devices::{self, Protocol};
-use crate::api::instance::{self, InstanceSpec};
+use crate::api::instance::InstanceSpec;
 use crate::machine;
 
 /// The name of the network that a machine without interfaces is connected to.
@@ -85,42 +83,4 @@ pub(super) fn ports(spec: &InstanceSpec, metrics: Option<u16>) -> Vec<ContainerP
         ..ContainerPort::default()
     });
     ports.chain(metrics).collect()
-}
-
-/// A probe of the container. The guest's ports are the pod's, so it asks as
-/// it would ask any container; whether the guest has booted, the launcher
-/// knows.
-pub(super) fn probe(
-    probe: Option<&instance::Probe>,
-    field: &'static str,
-) -> Result<Option<Probe>, PodError> {
-    let Some(probe) = probe else { return Ok(None) };
-    let http_get = probe.http_get.as_ref().map(|get| HTTPGetAction {
-        host: get.host.clone(),
-        http_headers: super::some(get.http_headers.clone()),
-        path: get.path.clone(),
-        port: get.port.clone(),
-        scheme: get.scheme.clone(),
-    });
-    let tcp_socket = probe.tcp_socket.as_ref().map(|socket| TCPSocketAction {
-        host: socket.host.clone(),
-        port: socket.port.clone(),
-    });
-    let exec = probe.guest_agent_ping.map(|_| ExecAction {
-        command: Some(vec![machine::PROGRAM.into(), "probe".into()]),
-    });
-    if http_get.is_none() && tcp_socket.is_none() && exec.is_none() {
-        return Err(PodError::NoProbe(field));
-    }
-    Ok(Some(Probe {
-        exec,
-        http_get,
-        tcp_socket,
-        initial_delay_seconds: probe.initial_delay_seconds,
-        timeout_seconds: probe.timeout_seconds,
-        period_seconds: probe.period_seconds,
-        success_threshold: probe.success_threshold,
-        failure_threshold: probe.failure_threshold,
-        ..Probe::default()
-    }))
 }

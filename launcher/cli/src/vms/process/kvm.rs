@@ -29,6 +29,7 @@ use crate::vms::exit::End;
 use crate::vms::kernel::Payload;
 use crate::vms::network::Network;
 use crate::vms::place::Place;
+use crate::vms::probes::units;
 use crate::vms::spec::Spec;
 
 /// How long typing waits for the guest to read before more is said about it.
@@ -186,6 +187,7 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
                 .iter()
                 .cloned()
                 .chain(spec.vsock.then(ready::credential))
+                .chain(units::for_sockets(&spec.probes))
                 .collect(),
         },
         sandbox: spec.sandbox,

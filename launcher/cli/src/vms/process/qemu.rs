@@ -27,6 +27,7 @@ use crate::vms::accel::{QEMU, find_program};
 use crate::vms::events::Event;
 use crate::vms::exit::End;
 use crate::vms::network::Network;
+use crate::vms::probes::{self, port, units};
 
 /// How long QEMU may take until it can be talked to.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -120,6 +121,7 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
     let mut command = command(&machine)?;
     let net = network(&machine, &mut command)?;
     let said_ready = ready_port(&machine, &mut command)?;
+    let asked = probe_ports(&machine, &mut command)?;
     let (ours, theirs) = UnixStream::pair()?;
     let theirs = OwnedFd::from(theirs);
     let errors = machine.place.state.join("qemu.log");
@@ -140,6 +142,10 @@ pub(super) fn run(machine: Prepared, teller: &Teller) -> anyhow::Result<End> {
     let qmp = connect(&listener, &mut child).and_then(|qmp| {
         let port = connect(&said_ready, &mut child)?;
         ready::follow(port, ready::teller(&machine.control, teller))?;
+        for asked in asked {
+            let guest = connect(&asked.guest, &mut child)?;
+            port::serve(asked.listener, guest, asked.limit)?;
+        }
         if let Some(listener) = &net {
             let socket = connect(listener, &mut child)?;
             let log = machine.place.state.join("passt.log");
@@ -293,7 +299,9 @@ fn command(machine: &Prepared) -> anyhow::Result<Command> {
             disk.serial.replace(',', ",,")
         ));
     }
-    for text in spec.strings.iter().chain(&ready::port_credentials()) {
+    let units = units::for_ports(&spec.probes);
+    let strings = spec.strings.iter().chain(&units);
+    for text in strings.chain(&ready::port_credentials()) {
         command
             .arg("-smbios")
             .arg(format!("type=11,value={}", text.replace(',', ",,")));
@@ -339,6 +347,37 @@ fn ready_port(machine: &Prepared, command: &mut Command) -> anyhow::Result<UnixL
             ready::PORT_NAME
         ));
     Ok(listener)
+}
+
+/// What is asked for a probe, and answered by the guest.
+struct Asked {
+    /// Where those who ask connect.
+    listener: UnixListener,
+    /// Where QEMU connects the guest's port.
+    guest: UnixListener,
+    /// How long an answer may take.
+    limit: Duration,
+}
+
+/// The ports on which the guest answers probes.
+fn probe_ports(machine: &Prepared, command: &mut Command) -> anyhow::Result<Vec<Asked>> {
+    let mut all = Vec::new();
+    for (kind, exec) in probes::with_commands(&machine.spec.probes) {
+        let name = kind.name();
+        let socket = machine.place.runtime.join(format!("{name}-guest.sock"));
+        all.push(Asked {
+            listener: ready::listener(&kind.socket(&machine.place))?,
+            guest: ready::listener(&socket)?,
+            limit: Duration::from_secs(exec.timeout_seconds.into()),
+        });
+        let (path, port) = (escaped(&socket)?, kind.port_name());
+        command
+            .arg("-chardev")
+            .arg(format!("socket,id={name},path={path}"))
+            .arg("-device")
+            .arg(format!("virtserialport,chardev={name},name={port}"));
+    }
+    Ok(all)
 }
 
 /// The guest's interface. What listens for QEMU to connect it to passt, if
