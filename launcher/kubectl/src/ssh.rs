@@ -1,6 +1,8 @@
 //! `ssh` and `scp`: OpenSSH's programs, connected through the machine's pod.
 
 use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -120,6 +122,9 @@ fn client(
         Some(path) => path.clone(),
         None => known_hosts()?,
     };
+    let known = known
+        .to_str()
+        .context("--known-hosts: its path is no text")?;
     let mut option = |text: OsString| {
         command.arg("-o").arg(text);
     };
@@ -127,9 +132,7 @@ fn client(
     // A machine that starts again is another one, if its image makes its keys
     // when it first boots.
     option(format!("HostKeyAlias={}.{}", host(target, running), running.uid).into());
-    let mut file = OsString::from("UserKnownHostsFile=");
-    file.push(known);
-    option(file);
+    option(format!("UserKnownHostsFile={}", one_file(known)).into());
     option("StrictHostKeyChecking=accept-new".into());
     if let Some(key) = &login.identity_file {
         command.arg("-i").arg(key);
@@ -140,13 +143,24 @@ fn client(
     Ok(command)
 }
 
-/// Beside OpenSSH's own.
+/// A file where OpenSSH takes several, with spaces between them, and replaces
+/// what follows a percent sign (ssh_config(5), UserKnownHostsFile).
+fn one_file(path: &str) -> String {
+    let path = path.replace('\\', r"\\").replace('"', r#"\""#);
+    format!("\"{}\"", path.replace('%', "%%"))
+}
+
+/// Beside OpenSSH's own. It makes the folder only if that is where the user
+/// database says.
 fn known_hosts() -> Result<PathBuf> {
     let home = std::env::var_os("HOME").map(PathBuf::from);
     let home = home.filter(|home| home.is_absolute());
     let home =
         home.context("HOME does not say where the keys of guests are kept: give --known-hosts")?;
-    Ok(home.join(".ssh/bootwright_known_hosts"))
+    let dir = home.join(".ssh");
+    // OpenSSH says what is wrong with it.
+    let _ = DirBuilder::new().mode(0o700).create(&dir);
+    Ok(dir.join("bootwright_known_hosts"))
 }
 
 /// What OpenSSH runs to be connected: this program, with the same cluster.
@@ -227,6 +241,7 @@ mod tests {
     #[test]
     fn words_reach_the_proxy_as_they_are() {
         assert_eq!(quoted("it's 100%"), r"'it'\''s 100%%'");
+        assert_eq!(one_file(r#"/a b/"100%\"#), r#""/a b/\"100%%\\""#);
     }
 
     #[test]

@@ -43,10 +43,22 @@ pub(crate) async fn status(cluster: &Cluster, args: &StatusArgs) -> Result<ExitC
         }
         (_, 0) => {
             let machines = machines(cluster, args).await?;
+            if machines.is_empty() && args.output.output.is_none() {
+                eprintln!("There are no virtual machines{}.", place(cluster, args));
+                return Ok(ExitCode::SUCCESS);
+            }
             show(&machines, args)?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where machines are looked for, since a wrong namespace is empty, too.
+fn place(cluster: &Cluster, args: &StatusArgs) -> String {
+    match args.all_namespaces {
+        true => String::new(),
+        false => printable(&format!(" in namespace {}", cluster.namespace())),
+    }
 }
 
 fn now() -> Timestamp {
@@ -88,10 +100,6 @@ fn show(machines: &[VirtualMachine], args: &StatusArgs) -> Result<()> {
                 let resource = Kind::Machine.resource();
                 output::line(&format!("{resource}/{}", machine.name_any()))?;
             }
-            Ok(())
-        }
-        None if machines.is_empty() => {
-            eprintln!("There are no virtual machines.");
             Ok(())
         }
         None => {

@@ -179,7 +179,10 @@ async fn the_status_is_shown_once_at_length_and_as_it_changes() {
     let world = World::new("plugin-status").await;
     let said = world.run(&["status"]).await;
     assert!(
-        said.well && said.error.contains("no virtual machines"),
+        said.well
+            && said
+                .error
+                .contains("no virtual machines in namespace plugin-status"),
         "{said:?}"
     );
     world.machine("web", "Always").await;
