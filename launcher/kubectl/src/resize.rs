@@ -1,18 +1,29 @@
 //! `resize`: more or fewer processors, more or less memory, as the spec says
 //! it. The controller gives it to a machine that runs.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, bail};
 use bootwright_controller::api::VirtualMachine;
+use bootwright_controller::lifecycle::size::CHANGED;
 use bootwright_controller::machine::{Cpus, Memory};
 use bootwright_controller::pod;
 use bootwright_controller::quantity;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
 use crate::args::ResizeArgs;
 use crate::cluster::{Changed, Cluster};
 use crate::output;
 use crate::target::Kind;
+
+/// How long the controller may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// How often its answer is looked for.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// `resize`.
 pub(crate) async fn resize(cluster: &Cluster, args: &ResizeArgs) -> Result<()> {
@@ -26,27 +37,57 @@ pub(crate) async fn resize(cluster: &Cluster, args: &ResizeArgs) -> Result<()> {
     let changed = cluster
         .change(Kind::Machine, &args.target, args.dry_run, change)
         .await?;
-    let mut what = match (&changed, limits) {
-        (Changed::No(_), _) => "has that size already".to_owned(),
-        (Changed::Yes(object), Some(limits)) => {
+    let mut what = match &changed {
+        Changed::No(_) => "has that size already".to_owned(),
+        Changed::Yes(object) => {
             let runs = object.data.pointer("/status/created") == Some(&json!(true));
-            match (runs, limits.exceeded()) {
-                (true, Some(why)) => {
+            let why = match limits.and_then(|limits| limits.exceeded()) {
+                _ if !runs => None,
+                None if !args.dry_run => objection(cluster, args, object).await?,
+                why => why,
+            };
+            match why {
+                Some(why) => {
                     let name = &args.target.name;
                     format!(
                         "resized from its next start on ({why}): `kubectl bootwright restart {name}`"
                     )
                 }
-                _ => "resized".to_owned(),
+                None => "resized".to_owned(),
             }
         }
-        (Changed::Yes(_), None) => "resized".to_owned(),
     };
     if args.dry_run {
         what.push_str(" (dry run)");
     }
     let named = (Kind::Machine, &*args.target.name);
     output::done(args.output.output, named, &what, &changed.object())
+}
+
+/// Why the controller says that the machine cannot have its new size while it
+/// runs: its pod knows more than its spec does. Without a word from it in time
+/// there is none.
+async fn objection(
+    cluster: &Cluster,
+    args: &ResizeArgs,
+    changed: &DynamicObject,
+) -> Result<Option<String>> {
+    let start = Instant::now();
+    while start.elapsed() < ANSWER {
+        let status = cluster.machine(&args.target).await?.status;
+        let status = status.unwrap_or_default();
+        if status.observed_generation >= changed.metadata.generation {
+            return Ok(refusal(status.conditions));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(None)
+}
+
+fn refusal(conditions: Vec<Condition>) -> Option<String> {
+    let mut conditions = conditions.into_iter();
+    let is_it = |c: &Condition| c.type_ == "RestartRequired" && c.reason == CHANGED;
+    conditions.find(is_it).map(|condition| condition.message)
 }
 
 /// What a machine had, and what it is to have.
@@ -187,5 +228,23 @@ mod tests {
             let error = set(&mut machine(), cpus, memory).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
+    }
+    #[test]
+    fn only_a_change_of_the_size_is_objected_to() {
+        let condition = |type_: &str, reason: &str| -> Condition {
+            serde_json::from_value(json!({
+                "type": type_, "status": "True", "reason": reason, "message": "why",
+                "lastTransitionTime": "2026-11-28T11:30:00Z",
+            }))
+            .unwrap()
+        };
+        let changed = condition("RestartRequired", CHANGED);
+        let others = [
+            condition("RestartRequired", "TemplateChanged"),
+            condition("Resizing", CHANGED),
+        ];
+        assert_eq!(refusal(others.to_vec()), None);
+        let all = [&others[..], &[changed]].concat();
+        assert_eq!(refusal(all).as_deref(), Some("why"));
     }
 }

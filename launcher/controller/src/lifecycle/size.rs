@@ -10,6 +10,10 @@ use crate::api::domain::{Cpu, Memory as ApiMemory};
 use crate::machine::{Cpus, Memory};
 use crate::pod;
 
+/// The reason of a machine's condition `RestartRequired` where it cannot have
+/// its new size while it runs.
+pub const CHANGED: &str = "SizeChanged";
+
 /// What the launcher of a pod was told last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub struct Given {

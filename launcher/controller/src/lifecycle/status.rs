@@ -308,7 +308,7 @@ fn conditions(subject: &Subject<'_>, status: &mut VirtualMachineStatus) {
             let message = "the machine runs as it was before the last change of its template";
             add("RestartRequired", true, "TemplateChanged", message);
         } else if let Some(Fit::Restart(why)) = &fit {
-            add("RestartRequired", true, "SizeChanged", why);
+            add("RestartRequired", true, size::CHANGED, why);
         }
         if let Some(why) = subject.delay {
             add("Resizing", true, "Waiting", why);
