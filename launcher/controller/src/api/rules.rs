@@ -85,13 +85,15 @@ pub const MACHINE: &[Rule] = &[
     rule("template.spec", "accessCredentials",
         "!has(self.accessCredentials) || self.accessCredentials.all(c, \
          !has(c.sshPublicKey) || !has(c.sshPublicKey.propagationMethod.noCloud) || \
-         (has(self.volumes) && self.volumes.exists(v, has(v.cloudInitNoCloud))))",
-        "noCloud needs a volume cloudInitNoCloud"),
+         (has(self.volumes) && self.volumes.exists(v, \
+         has(v.cloudInitNoCloud) || has(v.bootableContainer))))",
+        "noCloud needs a volume cloudInitNoCloud, or a bootableContainer"),
     rule("template.spec", "accessCredentials",
         "!has(self.accessCredentials) || self.accessCredentials.all(c, \
          !has(c.sshPublicKey) || !has(c.sshPublicKey.propagationMethod.configDrive) || \
-         (has(self.volumes) && self.volumes.exists(v, has(v.cloudInitConfigDrive))))",
-        "configDrive needs a volume cloudInitConfigDrive"),
+         (has(self.volumes) && self.volumes.exists(v, \
+         has(v.cloudInitConfigDrive) || has(v.bootableContainer))))",
+        "configDrive needs a volume cloudInitConfigDrive, or a bootableContainer"),
     rule("template.spec.networks[]", "pod",
         "has(self.pod)",
         "a network is the pod's own"),

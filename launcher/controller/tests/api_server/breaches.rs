@@ -13,6 +13,9 @@ pub(crate) fn breaches() -> Vec<Breach> {
     let network = json!({ "networkData": "a", "networkDataBase64": "YQ==" });
     let volume = |name: &str, source: &str, value: &Value| json!({ "name": name, source: value });
     let image = json!({ "image": "web:1" });
+    // What a bootableContainer need not have.
+    let root = volume("root", "containerDisk", &image);
+    let root = ("/spec/template/spec/volumes/0", root);
     let account = json!({ "serviceAccountName": "a" });
     let keys = |method: &str| {
         json!([{ "sshPublicKey": { "source": { "secret": { "secretName": "a" } },
@@ -89,12 +92,18 @@ pub(crate) fn breaches() -> Vec<Breach> {
         (
             "template.spec",
             "needs a volume cloudInitNoCloud",
-            one("/spec/template/spec/accessCredentials", keys("noCloud")),
+            vec![
+                root.clone(),
+                ("/spec/template/spec/accessCredentials", keys("noCloud")),
+            ],
         ),
         (
             "template.spec",
             "needs a volume cloudInitConfigDrive",
-            one("/spec/template/spec/accessCredentials", keys("configDrive")),
+            vec![
+                root.clone(),
+                ("/spec/template/spec/accessCredentials", keys("configDrive")),
+            ],
         ),
         (
             "template.spec.networks[]",

@@ -249,7 +249,12 @@ fn names_and_pools_are_judged() {
         within,
     ];
     let mut objects = objects.to_vec();
-    objects.extend([machine("good"), pool("well")]);
+    // Without cloud-init, keys let in root.
+    let mut keys = machine("keys");
+    keys["spec"]["template"]["spec"]["accessCredentials"] = json!([{ "sshPublicKey": {
+        "source": { "secret": { "secretName": "a" } }, "propagationMethod": { "noCloud": {} },
+    } }]);
+    objects.extend([machine("good"), pool("well"), keys]);
     let refused = refusals("baseline", &objects);
     let says = |name: &str, text: &str| {
         let error = refused.get(name).map_or("nothing", String::as_str);
