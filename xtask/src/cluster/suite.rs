@@ -105,6 +105,10 @@ fn guests() -> Result<[(&'static str, String, &'static str); 5]> {
 }
 
 fn run_with(node: &Node, guests: &[(&str, String, &str)], words: &[String]) -> Result<()> {
+    let sh = Shell::new()?;
+    sh.change_dir(paths::workspace());
+    let package = "bootwright-kubectl";
+    proc::run(cmd!(sh, "cargo build --locked --quiet --package {package}"))?;
     let mut command = node.command(&[
         "cargo",
         "test",
@@ -124,6 +128,8 @@ fn run_with(node: &Node, guests: &[(&str, String, &str)], words: &[String]) -> R
         command.env(format!("BOOTWRIGHT_TEST_{variable}"), reference);
     }
     command.env("BOOTWRIGHT_TEST_NODE", node.dir());
+    let plugin = paths::target().join("debug/kubectl-bootwright");
+    command.env("BOOTWRIGHT_TEST_PLUGIN", plugin);
     command.current_dir(paths::workspace());
     proc::run(command)
 }

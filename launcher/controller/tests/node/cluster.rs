@@ -219,8 +219,13 @@ pub(crate) fn run(program: &str, words: &[&str]) -> (String, bool) {
 
 /// Asks a server for its first page: the body.
 pub(crate) async fn get(address: &str) -> Result<String, String> {
+    get_at(address, 80).await
+}
+
+/// The same at another port.
+pub(crate) async fn get_at(address: &str, port: u16) -> Result<String, String> {
     let question = async {
-        let mut stream = TcpStream::connect((address, 80)).await?;
+        let mut stream = TcpStream::connect((address, port)).await?;
         let request = b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
         stream.write_all(request).await?;
         let mut answer = String::new();

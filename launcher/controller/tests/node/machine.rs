@@ -9,9 +9,10 @@ use serde_json::json;
 use crate::cluster::{
     CONTROLLER, Cluster, Program, eventually, get, image, is_ready, run, template,
 };
+use crate::plugin::Plugin;
 
 /// What version 1 of the demo's image answers.
-const HELLO: &str = "hello from bootwright, version 1";
+pub(crate) const HELLO: &str = "hello from bootwright, version 1";
 
 #[tokio::test]
 #[ignore = "needs a node: cargo xtask test node"]
@@ -20,7 +21,7 @@ async fn an_image_runs_as_a_container_and_lives_as_a_machine() {
     let web = image("DEBIAN");
     as_a_container(&cluster, &web).await;
     let address = cluster.service("web").await;
-    cluster.machine("web", &web);
+    let plugin = Plugin::with_machine(&cluster, &web);
     let time = cluster.until_ready("web").await;
     eprintln!("ready after {time:?}");
     let body = eventually("an answer of the service", || get(&address)).await;
@@ -28,6 +29,7 @@ async fn an_image_runs_as_a_container_and_lives_as_a_machine() {
     let (log, well) = cluster.kubectl(&["logs", "web-vm"]);
     assert!(well && log.contains("Linux version"), "{log}");
     undisturbed(&cluster, &address).await;
+    plugin.used(&cluster, &address).await;
     evicted(&cluster).await;
     killed(&cluster).await;
     stopped(&cluster).await;

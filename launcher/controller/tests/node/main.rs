@@ -9,5 +9,10 @@ mod cluster;
 mod device;
 mod images;
 mod machine;
+mod plugin;
 mod pool;
 mod rights;
+// The same as of the plugin's own tests, which send signals, too.
+#[allow(dead_code)]
+#[path = "../../../kubectl/tests/hostile/terminal.rs"]
+mod terminal;
