@@ -26,8 +26,8 @@ use super::spec::Spec;
 const MAX_SOCKET: usize = 107;
 const LONGEST_NAME: &str = "/vsock.sock_4294967295";
 
-/// The gate, beside the machines' folders.
-const GATE: &str = ".lock";
+/// The end of the gate's name, which is beside the folder of all machines.
+const GATE: &str = "lock";
 
 /// How often a folder is asked for that somebody describes at this moment, and
 /// how long after each time.
@@ -140,7 +140,8 @@ impl Place {
 
     /// The file of the gate.
     pub(crate) fn gate_path(&self) -> PathBuf {
-        self.state.with_file_name(GATE)
+        let machines = self.state.parent().unwrap_or(&self.state);
+        machines.with_extension(GATE)
     }
 
     /// The gate, held until what is returned is dropped.
