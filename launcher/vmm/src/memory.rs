@@ -2,7 +2,7 @@
 //!
 //! A memfd and not anonymous memory, so that a helper process can be given it
 //! (vhost-user) and so that balloon and hot-unplug can punch holes in it. Pages
-//! of files can lie over it ([`map_file`]): the kernel and the initrd need not be
+//! of files can lie over it: the kernel and the initrd need not be
 //! copied, and guests of the same kernel share what none of them writes to.
 
 use std::ffi::CStr;
