@@ -156,6 +156,26 @@ fn a_machine_can_wait_before_its_first_instruction() {
 }
 
 #[test]
+fn how_a_guest_ended_that_nobody_watched_is_in_the_log() {
+    for accel in accels() {
+        let work = Work::new();
+        fs::write(work.at("kernel"), Guest::new().say("up").panic()).unwrap();
+        let mut program = work.command(&["run", "disk.raw", "--kernel", "kernel", "--detach"]);
+        program.args(["--memory", "64M", "--cpus", "1", "--network", "none"]);
+        ok(program.args(["--name", "one", "--accel", accel]));
+        let log = || ok(&mut work.command(&["logs", "--machine", "one"]));
+        let told = || log().contains("the guest's kernel panicked");
+        for _ in 0..200 {
+            if told() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        assert!(told(), "{accel}: {}", log());
+    }
+}
+
+#[test]
 fn processors_come_where_the_monitor_is_ours() {
     for accel in accels() {
         let work = Work::new();

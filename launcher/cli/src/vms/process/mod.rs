@@ -94,6 +94,10 @@ pub(crate) fn main(name: &str) -> ExitCode {
     };
     match serve(name, &teller, receiver) {
         Ok(end) => {
+            // Whoever started it may have gone: the machine's log has it, too.
+            if let Some(message) = end.message() {
+                eprintln!("bootwright: {message}");
+            }
             teller.tell(&Event::Ended(end.clone()));
             ExitCode::from(end.status())
         }
