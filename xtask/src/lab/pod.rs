@@ -141,9 +141,10 @@ inside route add default via 10.213.$1.1
 "#;
 
 /// A machine from the files of the demo's image. It waits before its first
-/// instruction: what the pod has taken by then is the launcher's.
+/// instruction: what the pod has taken by then is the launcher's. Then it goes
+/// on, as its annotation asks, answers its probes and over HTTP, and is ended.
 pub(super) const BOOTABLE_CONTAINER: Scenario = Scenario {
-    name: "a pod's launcher prepares an image's files, within the pod's limits",
+    name: "a pod's launcher boots an image's files, and its guest answers probes",
     command: r#"
 . /disk/pods/node; node || exit; address=10.213.0.2
 mount -t ext4 -o ro,noload /dev/vdb2 $pods/bootable-container/volumes/root || exit
@@ -156,6 +157,16 @@ echo "$(awk '/^usage_usec/ { print int($2 / 1000) }' $group/cpu.stat) ms of proc
 grep -E '^(Uid|CapEff|NoNewPrivs|Seccomp):' /proc/$(cat $folder/pid)/status
 cat $group/memory.max
 within 'before the first instruction'
+probe() { crun exec $pod /usr/bin/bootwright probe "$@" 2>&1; }
+asked() { probe --exec readiness | tail -c 400; }
+probe --exec liveness && say 'a guest that stands still answers'
+echo false > $folder/volumes/bootwright-machine/paused
+until_ok 800 'the guest had booted' probe > /dev/null
+until_ok 300 'the application answered' get 80/
+echo "liveness: $(probe --exec liveness)"
+for n in 0 1 2 3 4; do echo "readiness: $(asked)"; sleep 4; done
+within 'after the boot'
+crun kill $pod TERM; ended 280
 "#,
     lines: &[
         "entries",
@@ -167,8 +178,21 @@ within 'before the first instruction'
         "1142947840",
         "before the first instruction:",
         "KiB charged",
+        "the guest does not take the question",
+        "version 1",
+        "liveness: active",
+        "readiness: bootwright: the command ended in the guest with status 3: out",
+        "err",
+        "xxx",
+        "$1 is 100% a \"b\" $c",
+        "readiness: bootwright: the command did not end in the guest within 15 s",
+        "readiness: bootwright: the command did not end in the guest within 15 s",
+        // Nothing of what was ended is left.
+        "readiness: bootwright: the command ended in the guest with status 1: 0",
+        "after the boot:",
+        "ended with 0",
     ],
-    limit: 600,
+    limit: 1500,
     ..POD
 };
 
