@@ -167,7 +167,8 @@ pub(super) static DEVICE_WITH_FILES: List = List::new(&[
     COMMON,
     DESCRIPTORS,
     &[(libc::SYS_ioctl, If::OneOf(1, DEVICE_REQUESTS))],
-    &[(libc::SYS_openat, ALWAYS)],
+    // Both: which one a library takes is its own affair.
+    &[(libc::SYS_open, ALWAYS), (libc::SYS_openat, ALWAYS)],
 ]);
 
 /// What the memory device does: KVM_SET_USER_MEMORY_REGION, too.

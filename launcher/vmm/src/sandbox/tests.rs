@@ -127,6 +127,45 @@ fn a_device_can_use_what_it_holds_and_start_nothing() {
 }
 
 #[test]
+fn a_device_opens_the_files_of_a_plan_when_they_are_read() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use bootwright_disk::plan::{Extent, PlanBuilder, Source, SourceId, SourceKind};
+
+    use crate::block::{PlanDisk, read_at};
+
+    let name = "a_device_opens_the_files_of_a_plan_when_they_are_read";
+    let output = apart_with_folder(name, |dir| {
+        let path = dir.join("file");
+        std::fs::write(&path, [7; 4096]).unwrap();
+        let metadata = path.metadata().unwrap();
+        let kind = SourceKind::HostFile {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            mtime_ns: i128::from(metadata.mtime()) * 1_000_000_000
+                + i128::from(metadata.mtime_nsec()),
+        };
+        let len = 4096;
+        let mut plan = PlanBuilder::new(vec![Source { kind, path, len }]);
+        plan.put(Extent::source(0, len, SourceId(0), 0));
+        let disk = PlanDisk::new(plan.finish(len).unwrap()).unwrap();
+        let read = disk.folders();
+        assert_eq!(read, [dir]);
+        device_thread(&Files {
+            read,
+            ..Files::default()
+        })
+        .unwrap();
+        let mut bytes = [0; 4096];
+        read_at(&disk, 0, &mut bytes).unwrap();
+        assert_eq!(bytes, [7; 4096]);
+        println!("it works");
+    });
+    let output = output.unwrap();
+    assert!(text(&output).contains("it works"), "{}", text(&output));
+}
+
+#[test]
 fn a_device_cannot_reach_the_network() {
     let output = apart("a_device_cannot_reach_the_network", || {
         device_thread(&Files::default()).unwrap();
