@@ -24,9 +24,11 @@ const _: () = assert!(OUTPUT == 1024);
 pub(crate) fn for_sockets(probes: &Probes) -> Vec<String> {
     let units = |(kind, exec): (Kind, &Exec)| {
         let (name, port, words) = (kind.name(), kind.vsock_port(), quoted(&exec.command));
+        // Not in the initrd, whose kernel modules need not know vsock.
         let socket = format!(
             "[Unit]\n\
              Description=The host's {name} probe\n\
+             ConditionPathExists=!/etc/initrd-release\n\
              [Socket]\n\
              ListenStream=vsock::{port}\n\
              Accept=yes\n\
