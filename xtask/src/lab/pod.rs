@@ -86,7 +86,10 @@ node() {
   if mkdir /tmp/node 2>/dev/null; then
     mount -t cgroup2 none /sys/fs/cgroup
     mkdir /sys/fs/cgroup/kubepods /runtime
-    for group in . kubepods; do echo '+cpu +memory +pids' > /sys/fs/cgroup/$group/cgroup.subtree_control; done
+    for group in . kubepods; do
+      echo '+cpu +cpuset +memory +pids' > /sys/fs/cgroup/$group/cgroup.subtree_control; done
+    # A runtime has a pod run on any processor; L1's first must not run guests.
+    echo 1-2 > /sys/fs/cgroup/kubepods/cpuset.cpus
     tar -x -C /runtime -f $pods/runtime.tar && chmod 0666 /dev/kvm && chown -R 0:0 $pods &&
       touch /tmp/node/ready
   fi
