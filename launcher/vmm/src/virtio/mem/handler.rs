@@ -127,11 +127,11 @@ impl Shared {
         let kind = request.kind.get();
         if kind == request::UNPLUG_ALL {
             let freed = discard(memory, self.region.start, self.region.len);
-            let freed = freed.and_then(|()| {
+            if freed.is_ok() {
                 blocks.clear();
                 self.metrics.plugged.set(0);
-                self.reach().hide(0..self.region.len / BLOCK, &blocks)
-            });
+                self.hide(0..self.region.len / BLOCK, &blocks);
+            }
             return Answer::new(kind_of(&freed), 0);
         }
         let Some(range) = self.range(request) else {
@@ -159,10 +159,15 @@ impl Shared {
             self.metrics.plugged.set(blocks.plugged() * BLOCK);
         }
         if kind == request::UNPLUG {
-            // What stays in reach is empty, and goes with the next request.
-            let _ = self.reach().hide(range, &blocks);
+            self.hide(range, &blocks);
         }
         Answer::new(answer, 0)
+    }
+
+    /// Hides what is unplugged. A piece that the host keeps in reach is empty, and
+    /// goes when something in it is unplugged again.
+    fn hide(&self, range: Range<u64>, blocks: &Blocks) {
+        let _ = self.reach().hide(range, blocks);
     }
 
     /// The blocks that a request names, if they are whole blocks of the region.

@@ -215,6 +215,12 @@ fn the_guest_reaches_the_pieces_in_which_something_is_plugged() {
     assert_eq!(guest.plugged(), 0);
     seen.refuse.store(false, Ordering::SeqCst);
     assert_eq!(guest.blocks(request::PLUG, 100, 1), answer::ACK);
+    // Empty is what counts: hidden is what the host can do beyond that.
+    seen.refuse.store(true, Ordering::SeqCst);
+    let all = guest.ask(request::UNPLUG_ALL, 0, 0);
+    assert_eq!((all.kind.get(), guest.plugged()), (answer::ACK, 0));
+    seen.refuse.store(false, Ordering::SeqCst);
+    assert_eq!(guest.blocks(request::PLUG, 100, 1), answer::ACK);
     guest.ask(request::UNPLUG_ALL, 0, 0);
     assert!(seen.starts(&guest).is_empty());
 }
