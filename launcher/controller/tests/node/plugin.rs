@@ -117,7 +117,7 @@ impl Plugin {
         done("port-forward");
         self.typed();
         done("console");
-        self.looked_at(cluster);
+        self.looked_at(cluster).await;
         done("view");
         self.paused(cluster, address).await;
         done("pause, resume");
@@ -231,14 +231,21 @@ impl Plugin {
     }
 
     /// Who may view sees how the machine is, and comes no further.
-    fn looked_at(&self, cluster: &Cluster) {
+    async fn looked_at(&self, cluster: &Cluster) {
         let role = ["create", "rolebinding", "view", "--clusterrole=view"];
         let (said, well) = cluster.kubectl(&[&role[..], &["--user=viewer"]].concat());
         assert!(well, "{said}");
-        let status = self.run(&["--as=viewer", "status"]).unwrap();
-        let row = status.lines().nth(1).unwrap();
-        let words: Vec<_> = row.split_whitespace().collect();
-        assert_eq!(words[..4], ["web", "Running", "yes", "1"], "{status}");
+        // Its readiness probe may miss an answer while it is busy.
+        eventually("the machine in the table", || async {
+            let status = self.run(&["--as=viewer", "status"])?;
+            let row = status.lines().nth(1).unwrap_or_default();
+            let words: Vec<_> = row.split_whitespace().take(4).collect();
+            match words == ["web", "Running", "yes", "1"] {
+                true => Ok(()),
+                false => Err(status),
+            }
+        })
+        .await;
         let status = self.run(&["--as=viewer", "status", "web"]).unwrap();
         assert!(status.contains("Status:       Running"), "{status}");
         for (words, resource) in [
