@@ -247,6 +247,11 @@ fn what_is_left_of_a_killed_machine_is_cleared_away() {
     let work = Work::new();
     let mut sleeper = sleeper(&work, &[]);
     let machine = sleeper.machine();
+    // As if it had said why.
+    let folders = work.left();
+    let mut logs = folders.iter().map(|folder| folder.join("vm.log"));
+    let log = logs.find(|log| log.exists()).unwrap();
+    fs::write(log, "error: something went wrong\n").unwrap();
     sleeper.signal("-KILL", &machine);
     let status = sleeper.0.wait().unwrap();
     assert_eq!(status.code(), Some(33));
@@ -254,7 +259,8 @@ fn what_is_left_of_a_killed_machine_is_cleared_away() {
     let mut stderr = sleeper.0.stderr.take().unwrap();
     stderr.read_to_string(&mut said).unwrap();
     assert!(
-        said.contains("the process that ran the guest died"),
+        said.contains("the guest's process has ended: signal: 9")
+            && said.contains("its last words: error: something went wrong"),
         "{said}"
     );
     assert_ne!(work.left(), Vec::<PathBuf>::new());

@@ -1,6 +1,6 @@
 //! `bootwright run`: an image or a disk becomes a running machine.
 
-use std::process::{Child, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -10,7 +10,7 @@ use super::ssh::client;
 use crate::args::RunArgs;
 use crate::interrupt::Interrupt;
 use crate::progress::Messages;
-use crate::run::launch::{self, Launched};
+use crate::run::launch::{self, Launched, Process};
 use crate::run::prepare::Ready;
 use crate::run::wait::{Booted, TimeUp, until_booted};
 use crate::run::{attach, prepare};
@@ -162,7 +162,7 @@ fn shell(
     let since = Instant::now();
     let ssh = way_in(place)?;
     let Launched {
-        child,
+        process,
         mut sender,
         receiver,
     } = launched;
@@ -174,21 +174,21 @@ fn shell(
         .status()
         .context("cannot run ssh (Debian, Ubuntu: openssh-client)")?;
     sender.send(&Command::PowerButton)?;
-    let end = farewell(child, sender)?;
+    let end = farewell(process, sender)?;
     Ok(end)
 }
 
 /// Waits for the process to end, and then insists.
-fn farewell(mut child: Child, mut sender: crate::vms::events::Sender) -> anyhow::Result<End> {
+fn farewell(mut process: Process, mut sender: crate::vms::events::Sender) -> anyhow::Result<End> {
     let since = Instant::now();
     let mut insisted = false;
     loop {
-        if let Some(status) = child.try_wait()? {
+        if let Some(status) = process.try_wait()? {
             return Ok(match status.code() {
                 Some(0) => End::PowerOff,
                 Some(32) => End::Reset,
                 Some(34) => End::Panic,
-                _ => End::Crash(format!("the machine's process has ended: {status}")),
+                _ => End::Crash(format!("the guest's process {}", process.told(status))),
             });
         }
         if since.elapsed() > FAREWELL && !insisted {

@@ -1,6 +1,5 @@
 //! Waiting for a machine's end, and for the pod's.
 
-use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -99,16 +98,14 @@ pub(super) fn supervise(
             Ok(Happening::Event(Event::Failed(text))) => break Err(anyhow::anyhow!(text)),
             Ok(Happening::Event(Event::Prepared | Event::Started)) => {}
             Ok(Happening::Gone) | Err(RecvTimeoutError::Disconnected) => {
-                let how = gone(&mut launched.child);
-                break Ok(End::Crash(format!(
-                    "the process that ran the guest died: {how}"
-                )));
+                let how = launched.process.gone();
+                break Ok(End::Crash(format!("the guest's process {how}")));
             }
             Err(RecvTimeoutError::Timeout) => match farewell.due(Instant::now()) {
                 Due::Nothing => {}
                 Due::Button => drop(launched.sender.send(&Command::PowerButton)),
                 Due::Kill => drop(launched.sender.send(&Command::Kill)),
-                Due::GiveUp => drop(launched.child.kill()),
+                Due::GiveUp => drop(launched.process.kill()),
             },
         }
     };
@@ -116,7 +113,7 @@ pub(super) fn supervise(
         // All that the guest has written is on its way; the end of it follows.
         let _ = shown.join();
     }
-    let _ = launched.child.wait();
+    let _ = launched.process.wait();
     let ended = ended?;
     if let Some(text) = lost {
         return Ok((End::Crash(text), None));
@@ -130,11 +127,6 @@ pub(super) fn supervise(
         }
         end => Ok((end, None)),
     }
-}
-
-fn gone(child: &mut std::process::Child) -> String {
-    let status: io::Result<_> = child.wait();
-    status.map_or_else(|error| error.to_string(), |status| status.to_string())
 }
 
 /// What is to be done now.

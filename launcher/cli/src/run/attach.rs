@@ -100,13 +100,8 @@ pub(crate) fn foreground(
             Happening::Event(Event::Failed(text)) => break Err(anyhow::anyhow!(text)),
             Happening::Event(Event::Prepared | Event::Started | Event::Ready) => {}
             Happening::Gone => {
-                let how = match launched.child.wait() {
-                    Ok(status) => status.to_string(),
-                    Err(error) => error.to_string(),
-                };
-                break Ok(End::Crash(format!(
-                    "the process that ran the guest died: {how}"
-                )));
+                let how = launched.process.gone();
+                break Ok(End::Crash(format!("the guest's process {how}")));
             }
         }
     };
@@ -114,7 +109,7 @@ pub(crate) fn foreground(
     // All that the guest has written is on its way; the end of it follows.
     let _ = shown.join();
     drop(raw);
-    let _ = launched.child.wait();
+    let _ = launched.process.wait();
     match ended? {
         End::Killed if watch.time_up => Ok(End::TimeUp),
         end => Ok(end),

@@ -13,6 +13,7 @@ pub(crate) mod credentials;
 pub(crate) mod events;
 pub(crate) mod exit;
 pub(crate) mod kernel;
+pub(crate) mod last_words;
 pub(crate) mod network;
 pub(crate) mod place;
 pub(crate) mod probes;

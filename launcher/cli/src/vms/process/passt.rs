@@ -4,7 +4,7 @@
 //! when the other end is closed. If it ends before, that is told.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
@@ -23,6 +23,7 @@ use super::confinement::Confinement;
 use crate::args;
 use crate::vms::accel::find_program;
 use crate::vms::events::Event;
+use crate::vms::last_words::last_lines;
 use crate::vms::network::{Forward, Protocol};
 use crate::vms::spec::Spec;
 
@@ -144,11 +145,11 @@ fn begin(
     Ok(Begun::Ended(status, said(log)))
 }
 
-/// What passt has said, in one line.
+/// What passt has said last, in one line.
 fn said(log: &Path) -> String {
-    let said = fs::read_to_string(log).unwrap_or_default();
-    let lines = said.lines().filter(|l| !l.contains("to syslog"));
-    lines.collect::<Vec<_>>().join("; ")
+    let mut lines = last_lines(log);
+    lines.retain(|line| !line.contains("to syslog"));
+    lines.join("; ")
 }
 
 /// What passt is told of the ports of one protocol that it forwards.
@@ -207,8 +208,7 @@ impl Passt {
                 Ok(None) => return,
                 Err(error) => error.to_string(),
             };
-            let said = crate::progress::printable(&said(&log));
-            let what = match said.as_str() {
+            let what = match said(&log).as_str() {
                 "" => how,
                 said => format!("{how}: {said}"),
             };
