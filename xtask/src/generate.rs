@@ -8,22 +8,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{paths, proc};
+use crate::{paths, proc, programs};
 
-/// What is kept: the examples that write it to a folder, their crates, and
-/// where.
-const KEPT: [(&[(&str, &str)], &str); 2] = [
-    (
-        &[
-            ("generate", "bootwright"),
-            ("generate", "bootwright-kubectl"),
-        ],
-        "docs/generated",
-    ),
-    (
-        &[("crds", "bootwright-controller")],
-        "templates/cluster/crds",
-    ),
+/// What is kept: the examples that write it to a folder, and where.
+const KEPT: [(&[&str], &str); 2] = [
+    (&["generate", "generate-plugin"], "docs/generated"),
+    (&["crds"], "templates/cluster/crds"),
 ];
 
 /// Writes the generated files; with `check`, only compares and fails if any
@@ -31,14 +21,13 @@ const KEPT: [(&[(&str, &str)], &str); 2] = [
 pub(crate) fn run(check: bool) -> Result<()> {
     let sh = Shell::new()?;
     sh.change_dir(paths::workspace());
+    let programs = programs::build()?.join("examples");
     for (examples, kept) in KEPT {
         let fresh = tempfile::tempdir()?;
         let dir = fresh.path();
-        for (example, package) in examples {
-            proc::run(cmd!(
-                sh,
-                "cargo run --quiet --locked --package {package} --example {example} -- {dir}"
-            ))?;
+        for example in examples {
+            let example = programs.join(example);
+            proc::run(cmd!(sh, "{example} {dir}"))?;
         }
         let (new, old) = (files(dir)?, files(&paths::workspace().join(kept))?);
         match check {

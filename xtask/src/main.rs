@@ -19,6 +19,7 @@ mod packages;
 mod paths;
 mod pod;
 mod proc;
+mod programs;
 mod referees;
 mod registries;
 mod setup;

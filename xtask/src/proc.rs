@@ -61,6 +61,7 @@ impl Group {
     /// Starts `command` in a process group of its own.
     pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
         check_interrupt()?;
+        forget_package(command);
         let child = command
             .stdin(Stdio::null())
             .process_group(0)
@@ -191,6 +192,22 @@ pub(crate) fn read(command: impl Into<Command>) -> Result<String> {
         bail!("`{words}` failed ({}): {}", output.status, stderr.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Takes away the variables in which Cargo describes the package whose program
+/// it runs, this one: build scripts ask for them, so that what is built from
+/// here would be built again for who calls Cargo by hand.
+fn forget_package(command: &mut Command) {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| describes_package(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
+}
+
+fn describes_package(variable: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_"]
+        .iter()
+        .any(|start| variable.starts_with(start))
 }
 
 fn succeeded(command: &Command, status: ExitStatus) -> Result<()> {

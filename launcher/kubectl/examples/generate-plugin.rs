@@ -1,5 +1,5 @@
 //! Writes the man pages and completion scripts below the given folder:
-//! `cargo run --example generate -- docs/generated`.
+//! `cargo run --example generate-plugin -- docs/generated`.
 
 use std::path::PathBuf;
 use std::{env, fs, io};

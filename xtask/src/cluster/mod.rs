@@ -20,7 +20,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{images, paths, proc, registries, setup};
+use crate::{images, paths, proc, programs, registries, setup};
 use node::Node;
 use plane::Plane;
 pub(crate) use suite::test as test_node;
@@ -152,20 +152,12 @@ fn definitions() -> String {
 /// The tests that need an API server, against one of their own.
 pub(crate) fn test() -> Result<()> {
     with_plane(|sh| {
-        proc::run(cmd!(
-            sh,
-            "cargo build --locked --quiet --package bootwright --bin bootwright"
-        ))?;
         sh.set_var(registries::ARGOCD, registries::argocd()?);
-        sh.set_var(COMMAND_VARIABLE, paths::target().join("debug/bootwright"));
+        sh.set_var(COMMAND_VARIABLE, programs::build()?.join("bootwright"));
         proc::run(cmd!(
             sh,
-            "cargo test --locked --quiet --package bootwright-controller
-            --test api_server --test controller -- --ignored"
-        ))?;
-        proc::run(cmd!(
-            sh,
-            "cargo test --locked --quiet --package bootwright-kubectl --test plugin -- --ignored"
+            "cargo test --locked --quiet --workspace
+            --test api_server --test controller --test plugin -- --ignored"
         ))
     })
 }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use xshell::{Shell, cmd};
 
 use super::node::Node;
-use crate::{image, images, paths, proc};
+use crate::{image, images, paths, proc, programs};
 
 /// Where the manifests are.
 const MANIFESTS: &str = "templates/cluster";
@@ -107,14 +107,13 @@ fn guests() -> Result<[(&'static str, String, &'static str); 5]> {
 fn run_with(node: &Node, guests: &[(&str, String, &str)], words: &[String]) -> Result<()> {
     let sh = Shell::new()?;
     sh.change_dir(paths::workspace());
-    let package = "bootwright-kubectl";
-    proc::run(cmd!(sh, "cargo build --locked --quiet --package {package}"))?;
+    let plugin = programs::build()?.join("kubectl-bootwright");
     let mut command = node.command(&[
         "cargo",
         "test",
         "--locked",
         "--quiet",
-        "--package=bootwright-controller",
+        "--workspace",
         "--test=node",
         "--",
         "--ignored",
@@ -128,7 +127,6 @@ fn run_with(node: &Node, guests: &[(&str, String, &str)], words: &[String]) -> R
         command.env(format!("BOOTWRIGHT_TEST_{variable}"), reference);
     }
     command.env("BOOTWRIGHT_TEST_NODE", node.dir());
-    let plugin = paths::target().join("debug/kubectl-bootwright");
     command.env("BOOTWRIGHT_TEST_PLUGIN", plugin);
     command.current_dir(paths::workspace());
     proc::run(command)

@@ -196,13 +196,16 @@ pub(crate) fn examples(names: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     Ok(programs.collect())
 }
 
-/// The tests that need KVM.
+/// The names of the tests that need KVM.
+const TESTS: [&str; 2] = ["bootwright_vmm", "bare_metal"];
+
+/// The tests that need KVM, compiled as all tests are.
 fn tests(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     let sh = Shell::new()?;
     sh.change_dir(paths::workspace());
     let built = proc::output(cmd!(
         sh,
-        "cargo test --no-run --locked --package bootwright-vmm --lib --test bare_metal
+        "cargo test --no-run --locked --workspace --lib --test bare_metal
          --message-format=json-render-diagnostics"
     ))?;
     if !built.status.success() {
@@ -216,6 +219,7 @@ fn tests(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     for line in built.stdout.split(|byte| *byte == b'\n') {
         let message: serde_json::Value = serde_json::from_slice(line).unwrap_or_default();
         let name = message["target"]["name"].as_str();
+        let name = name.filter(|name| TESTS.contains(name));
         if let (Some(name), Some(path)) = (name, message["executable"].as_str()) {
             // With symbols for debuggers they would fill L1's memory.
             let stripped = dir.join(name);

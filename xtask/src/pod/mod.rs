@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use xshell::{Shell, cmd};
 
-use crate::{paths, proc};
+use crate::{paths, proc, programs};
 
 pub(crate) use bundle::{Bundle, SHIFT};
 
@@ -30,11 +30,9 @@ impl Pod {
         let sh = Shell::new()?;
         sh.change_dir(paths::workspace());
         let manifest = Path::new("testdata/pods").join(name).with_extension("yaml");
-        let json = proc::read(cmd!(
-            sh,
-            "cargo run --quiet --locked --package bootwright-controller --example pod -- {manifest}"
-        ))
-        .with_context(|| format!("cannot make the pod of {}", manifest.display()))?;
+        let example = programs::example("pod")?;
+        let json = proc::read(cmd!(sh, "{example} {manifest}"))
+            .with_context(|| format!("cannot make the pod of {}", manifest.display()))?;
         Ok(Self(serde_json::from_str(&json)?))
     }
 
