@@ -48,23 +48,29 @@ pub(crate) enum Part {
     Node,
 }
 
-/// Runs the given parts, all but the node if none is given, and tells them all
-/// apart at the end.
+/// Runs the given parts, or all that this user can run if none is given, and
+/// tells them all apart at the end.
 pub(crate) fn run(parts: &[Part], set_up: bool) -> Result<()> {
-    // Guests are emulated there, many of them: for those who ask for them.
-    let all: Vec<_> = (Part::value_variants().iter().copied())
-        .filter(|part| *part != Part::Node)
-        .collect();
-    let parts = if parts.is_empty() { &all } else { parts };
+    let mut all = Part::value_variants().to_vec();
+    let parts = if parts.is_empty() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("the part `node` is left out, as only root can run it");
+            all.retain(|part| *part != Part::Node);
+        }
+        &all
+    } else {
+        parts
+    };
     if set_up {
         set_up_for(parts)?;
     }
     std::thread::scope(|scope| {
         // Many tests leave a processor idle: Kubernetes is compiled meanwhile.
-        let mut kubernetes = (parts.contains(&Part::Cluster) && parts.len() > 1)
-            .then(|| scope.spawn(cluster::prepare));
+        let needs_it = |part: &Part| matches!(part, Part::Cluster | Part::Node);
+        let early = parts.len() > 1 && parts.iter().any(needs_it);
+        let mut kubernetes = early.then(|| scope.spawn(cluster::prepare));
         run_parts(parts, |part| {
-            if let Some(thread) = kubernetes.take_if(|_| part == Part::Cluster) {
+            if let Some(thread) = kubernetes.take_if(|_| needs_it(&part)) {
                 // What failed is tried again, and then told.
                 let _ = thread.join();
             }
