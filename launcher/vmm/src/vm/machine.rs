@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::VmFd;
@@ -164,6 +164,7 @@ impl Machine {
             pci: PciBus::new(functions.collect())?,
             stats,
             sandbox: config.sandbox,
+            kept: OnceLock::new(),
         });
         let mut machine = Self {
             vcpus: Vec::new(),
@@ -179,6 +180,9 @@ impl Machine {
         };
         for id in 0..cpus {
             machine.add_vcpu(id)?;
+        }
+        if let Some(first) = machine.vcpus.first() {
+            first.keep_writes(&machine.vm, &machine.bus)?;
         }
         shared.set_ports(Some(ports));
         shared.set_cpus(cpus);

@@ -9,6 +9,7 @@
 mod config;
 mod exit;
 mod handle;
+mod kept;
 mod kvm;
 mod machine;
 mod stats;

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
 use super::Event;
 use super::exit::{Crash, Exit};
+use super::kept::KeptWrites;
 use super::kvm::KvmError;
 use super::stats::Stats;
 use crate::arch::x86_64::{cpuid, msr, regs};
@@ -33,6 +34,22 @@ pub(super) struct Bus {
     pub(super) pci: PciBus,
     pub(super) stats: Arc<Stats>,
     pub(super) sandbox: bool,
+    /// What KVM keeps of writes to ports; set with the first processor, if it
+    /// does.
+    pub(super) kept: OnceLock<KeptWrites>,
+}
+
+impl Bus {
+    /// Does what has to be done before an access to `port`.
+    fn catch_up(&self, port: u16) {
+        if KeptWrites::concern(port)
+            && let Some(kept) = self.kept.get()
+        {
+            kept.take(|port, data| {
+                let _ = self.ports.write(port, data, &self.pci);
+            });
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +175,17 @@ impl Vcpu {
         })
     }
 
+    /// Has KVM keep writes to ports, if it can, while this has no thread.
+    pub(super) fn keep_writes(&self, vm: &VmFd, bus: &Bus) -> Result<(), KvmError> {
+        let Some(fd) = &self.fd else {
+            return Ok(());
+        };
+        if let Some(kept) = KeptWrites::new(vm, fd)? {
+            let _ = bus.kept.set(kept);
+        }
+        Ok(())
+    }
+
     /// Starts its thread, which holds until [`resume`](Self::resume).
     pub(super) fn start(&mut self, bus: Arc<Bus>, events: Sender<Event>) -> io::Result<()> {
         let Some(fd) = self.fd.take() else {
@@ -281,11 +309,13 @@ fn step(fd: &mut VcpuFd, bus: &Bus) -> Option<Stop> {
     match fd.run() {
         Ok(VcpuExit::IoIn(port, data)) => {
             stats.count(&stats.port_reads);
+            bus.catch_up(port);
             bus.ports.read(port, data, &bus.pci);
             None
         }
         Ok(VcpuExit::IoOut(port, data)) => {
             stats.count(&stats.port_writes);
+            bus.catch_up(port);
             bus.ports.write(port, data, &bus.pci).map(|r| match r {
                 Request::PowerOff => Stop::Exit(Exit::PowerOff),
                 Request::Reset => Stop::Exit(Exit::Reset),
