@@ -38,7 +38,7 @@ pub fn command() -> clap::Command {
 
 /// Runs the command that the process's arguments ask for.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match machine().map_or_else(Cli::try_parse, Ok) {
         Ok(cli) => cli,
         Err(error) => return refused(&error),
     };
@@ -114,6 +114,17 @@ pub fn main() -> ExitCode {
             failed
         }
     }
+}
+
+/// The command that starts a machine's process, for whose start it is too long to
+/// make the descriptions of all others first.
+fn machine() -> Option<Cli> {
+    let mut words = std::env::args_os().skip(1);
+    let (command, name) = (words.next()?, words.next()?.into_string().ok()?);
+    let is_it = command == "machine" && !name.starts_with('-') && words.next().is_none();
+    is_it.then_some(Cli {
+        command: Command::Machine { name },
+    })
 }
 
 /// Says what is wrong with the arguments, or what was asked about them.

@@ -1,10 +1,11 @@
 //! Decompressed kernels, kept by the digest of what they came from.
 //!
 //! To read a kernel only to know that it is known takes longer than all else that
-//! a guest's start does with it. So the digest of a part of a file that stays as
-//! it is (a layer of the store) is kept, too, by what says that it is that file:
-//! its device, inode, size and change time, which no program can set. Other files
-//! are read: they may be on a file system that came with such times.
+//! a guest's start does with it. So the digest of a file, or of a part of one, is
+//! kept, too, by what says that it is that file: its device, inode, size and
+//! change time, which no program can set. Files on a file system that may have
+//! come with such times are read: on any but that of the kept kernels, unless they
+//! stay as they are (a layer of the store).
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -35,7 +36,7 @@ impl KernelCache {
 
     /// The name under which what `image` unpacks to is kept.
     pub(super) fn key(&self, image: &Blob) -> io::Result<String> {
-        let Some(identity) = identity(image)? else {
+        let Some(identity) = self.identity(image)? else {
             return digest(image);
         };
         let path = self.path(&identity);
@@ -89,6 +90,47 @@ impl KernelCache {
         result.map(|()| file)
     }
 
+    /// The name for what is known of the bytes as long as they are the same; none
+    /// if that cannot be told.
+    fn identity(&self, image: &Blob) -> io::Result<Option<String>> {
+        let (file, offset, fixed) = match image {
+            Blob::Bytes(_) => return Ok(None),
+            Blob::File(file) => (file, 0, false),
+            Blob::Range {
+                file,
+                offset,
+                fixed,
+                ..
+            } => (file, *offset, *fixed),
+        };
+        let metadata = file.metadata()?;
+        // Files in memory have no name to come back to.
+        if !metadata.is_file() || metadata.nlink() == 0 || !has_settled(&metadata) {
+            return Ok(None);
+        }
+        if !fixed {
+            let _ = fs::create_dir_all(&self.dir);
+            let ours = fs::metadata(&self.dir).map(|dir| dir.dev());
+            if ours.ok() != Some(metadata.dev()) {
+                return Ok(None);
+            }
+        }
+        let words = [
+            metadata.dev(),
+            metadata.ino(),
+            metadata.size(),
+            metadata.ctime() as u64,
+            metadata.ctime_nsec() as u64,
+            offset,
+            image.len()?,
+        ];
+        let mut hasher = Sha256::new();
+        for word in words {
+            hasher.update(word.to_le_bytes());
+        }
+        Ok(Some(format!("id-{}", hex(&hasher.finalize()))))
+    }
+
     fn path(&self, key: &str) -> PathBuf {
         self.dir.join(key)
     }
@@ -118,41 +160,13 @@ fn digest(image: &Blob) -> io::Result<String> {
     Ok(hex(&hasher.finalize()))
 }
 
-/// The name for what is known of the bytes as long as they are the same; none if
-/// that cannot be told.
-fn identity(image: &Blob) -> io::Result<Option<String>> {
-    let Blob::Range {
-        file,
-        offset,
-        len,
-        fixed: true,
-    } = image
-    else {
-        return Ok(None);
-    };
-    let metadata = file.metadata()?;
+/// Whether a file has been left alone for long enough.
+fn has_settled(metadata: &fs::Metadata) -> bool {
     let changed = u64::try_from(metadata.ctime())
         .ok()
         .and_then(|secs| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(secs)));
     let age = changed.and_then(|changed| SystemTime::now().duration_since(changed).ok());
-    // Files in memory have no name to come back to.
-    if metadata.nlink() == 0 || age.is_none_or(|age| age < SETTLED) {
-        return Ok(None);
-    }
-    let words = [
-        metadata.dev(),
-        metadata.ino(),
-        metadata.size(),
-        metadata.ctime() as u64,
-        metadata.ctime_nsec() as u64,
-        *offset,
-        *len,
-    ];
-    let mut hasher = Sha256::new();
-    for word in words {
-        hasher.update(word.to_le_bytes());
-    }
-    Ok(Some(format!("id-{}", hex(&hasher.finalize()))))
+    age.is_some_and(|age| age >= SETTLED)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -193,10 +207,8 @@ mod tests {
         let key = cache.key(&blob(&path, true)).unwrap();
         assert_eq!(fs::read_dir(cache.dir()).map_or(0, Iterator::count), 0);
         let old = settled(&path);
-        // One that may be anything is read whenever it is asked for.
-        assert_eq!(cache.key(&blob(&path, false)).unwrap(), key);
-        assert_eq!(fs::read_dir(cache.dir()).map_or(0, Iterator::count), 0);
         assert_eq!(cache.key(&old).unwrap(), key);
+        assert_eq!(fs::read_dir(cache.dir()).unwrap().count(), 1);
         let known = fs::read_dir(cache.dir()).unwrap().next().unwrap().unwrap();
         // What is kept is believed, as long as there is such a kernel.
         let other = "0".repeat(64);
@@ -213,5 +225,29 @@ mod tests {
         io::Write::write_all(&mut &file, b"two").unwrap();
         file.set_modified(time).unwrap();
         assert_ne!(cache.key(&settled(&path)).unwrap(), key);
+    }
+
+    #[test]
+    fn a_file_that_may_be_anything_is_known_on_the_cache_s_own_file_system() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = KernelCache::new(dir.path().join("kernels"));
+        let kept = || fs::read_dir(cache.dir()).map_or(0, Iterator::count);
+        let key = |path: &Path| {
+            fs::write(path, b"kernel").unwrap();
+            std::thread::sleep(SETTLED + Duration::from_secs(1));
+            let file = File::open(path).unwrap();
+            assert_eq!(
+                cache.key(&Blob::from(file)).unwrap(),
+                cache.key(&blob(path, false)).unwrap()
+            );
+        };
+        let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+        let device = |path: &Path| fs::metadata(path).unwrap().dev();
+        if device(elsewhere.path()) != device(dir.path()) {
+            key(&elsewhere.path().join("kernel"));
+            assert_eq!(kept(), 0);
+        }
+        key(&dir.path().join("kernel"));
+        assert_eq!(kept(), 1);
     }
 }
