@@ -30,9 +30,11 @@ async fn an_image_runs_as_a_container_and_lives_as_a_machine() {
     assert!(well && log.contains("Linux version"), "{log}");
     undisturbed(&cluster, &address).await;
     plugin.used(&cluster, &address).await;
+    plugin.restarted(&cluster).await;
     evicted(&cluster).await;
-    killed(&cluster).await;
+    killed(&cluster, &plugin).await;
     stopped(&cluster).await;
+    plugin.started(&cluster).await;
     cluster.end().await;
 }
 
@@ -136,20 +138,26 @@ async fn evicted(cluster: &Cluster) {
     };
     cluster.pods().evict("web-vm", &how).await.unwrap();
     until_other_pod(cluster, old).await;
+    cluster.until("web", "Running").await;
     eprintln!("evicted and started again after {:?}", start.elapsed());
-    cluster.until_ready("web").await;
 }
 
-/// A pod that is killed is replaced.
-async fn killed(cluster: &Cluster) {
+/// A pod that is killed is replaced, even while its guest boots. Who looks at
+/// the console has the terminal back.
+async fn killed(cluster: &Cluster, plugin: &Plugin) {
     let old = cluster.pod("web").await;
+    let mut console = plugin.console();
+    console.assert_raw("a console");
     let how = DeleteParams::default().grace_period(0);
     cluster.pods().delete("web-vm", &how).await.unwrap();
+    let (well, shown) = console.end("the console of a pod that is killed");
+    assert!(!well && shown.contains("error: "), "{shown}");
+    console.assert_as_before("the console of a pod that is killed");
     until_other_pod(cluster, old).await;
     cluster.until_ready("web").await;
 }
 
-async fn until_other_pod(cluster: &Cluster, old: Option<String>) {
+pub(crate) async fn until_other_pod(cluster: &Cluster, old: Option<String>) {
     eventually("another pod", || async {
         match cluster.pod("web").await {
             Some(uid) if Some(&uid) != old.as_ref() => Ok(()),

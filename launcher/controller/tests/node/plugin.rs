@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::cluster::{Cluster, eventually, get, get_at, image, run, template};
+use crate::machine::until_other_pod;
 use crate::terminal::Terminal;
 
 /// What is copied to the machine and back, in bytes: more than any buffer.
@@ -16,6 +17,9 @@ const LARGE: usize = 3 << 20;
 
 /// More memory than the machine can have while it runs.
 const MEMORY: &str = "--memory=768Mi";
+
+/// What the command of the liveness probe touches in the guest.
+const PROBED: &str = "/run/probed";
 
 /// The user's side: the plugin, and a home with a key in it.
 pub(crate) struct Plugin {
@@ -53,6 +57,11 @@ impl Plugin {
         spec["domain"]["cpu"] = json!({ "sockets": 1, "maxSockets": 2 });
         let ports = json!([{ "port": 80 }, { "port": 22 }]);
         spec["domain"]["devices"]["interfaces"][0]["ports"] = ports;
+        spec["livenessProbe"] = json!({
+            "exec": { "command": ["/usr/bin/touch", PROBED] },
+            // It may miss many while it boots.
+            "periodSeconds": 10, "timeoutSeconds": 10, "failureThreshold": 100,
+        });
         spec["accessCredentials"] = json!([{ "sshPublicKey": {
             "source": { "secret": { "secretName": "keys" } },
             "propagationMethod": { "noCloud": {} },
@@ -111,6 +120,8 @@ impl Plugin {
         };
         self.logged_in(cluster).await;
         done("ssh");
+        self.probed().await;
+        done("liveness probe");
         self.copied();
         done("scp");
         self.forwarded().await;
@@ -144,6 +155,17 @@ impl Plugin {
         assert_eq!(output.status.code(), Some(255));
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(error.contains("Permission denied"), "{error}");
+    }
+
+    /// The kubelet has the guest run the command of a probe, again and again.
+    async fn probed(&self) {
+        let probed = || async { self.ssh(&format!("stat -c %y {PROBED}")) };
+        let first = eventually("a probe", probed).await;
+        eventually("another probe", || async {
+            let last = probed().await?;
+            (last != first).then_some(()).ok_or(last)
+        })
+        .await;
     }
 
     /// A file comes back as it went.
@@ -213,8 +235,7 @@ impl Plugin {
     /// Who sits at the console logs in, has a command run, and leaves.
     fn typed(&self) {
         self.ssh("echo root:open | chpasswd").unwrap();
-        let mut terminal = Terminal::run(self.command(&["console", "web"]));
-        terminal.until("Ctrl-] leaves it");
+        let mut terminal = self.console();
         terminal.write(b"\r");
         terminal.until("login: ");
         terminal.assert_raw("a console");
@@ -228,6 +249,13 @@ impl Plugin {
         let (well, shown) = terminal.end("a console");
         assert!(well, "{shown}");
         terminal.assert_as_before("a console");
+    }
+
+    /// The machine's console in a terminal.
+    pub(crate) fn console(&self) -> Terminal {
+        let terminal = Terminal::run(self.command(&["console", "web"]));
+        terminal.until("Ctrl-] leaves it");
+        terminal
     }
 
     /// Who may view sees how the machine is, and comes no further.
@@ -313,6 +341,38 @@ impl Plugin {
         let mut conditions = conditions.iter();
         let required = conditions.find(|c| c.type_ == "RestartRequired").unwrap();
         assert_eq!(required.reason, "SizeChanged");
+    }
+
+    /// A machine that is restarted has what waited for that.
+    pub(crate) async fn restarted(&self, cluster: &Cluster) {
+        let old = cluster.pod("web").await;
+        let said = self.run(&["restart", "web"]).unwrap();
+        assert_eq!(said, "virtualmachine.bootwright.dev/web restarted");
+        until_other_pod(cluster, old).await;
+        cluster.until_ready("web").await;
+        let processors = || async { self.ssh("nproc") };
+        assert_eq!(eventually("ssh", processors).await, "2");
+        let conditions = cluster.status("web").await.conditions;
+        let mut conditions = conditions.iter();
+        assert!(!conditions.any(|c| c.type_ == "RestartRequired" && c.status == "True"));
+    }
+
+    /// Who wants into a machine that is stopped is told so, and what to do;
+    /// that starts it.
+    pub(crate) async fn started(&self, cluster: &Cluster) {
+        for words in [
+            &["console", "web"][..],
+            &["ssh", "root@web", "--", "true"],
+            &["port-forward", "web", "80", "--stdio"],
+        ] {
+            let error = self.run(words).unwrap_err();
+            let said = error.contains("does not run, it is Stopped")
+                && error.contains("`kubectl bootwright start web` starts it");
+            assert!(said, "{words:?}: {error}");
+        }
+        let said = self.run(&["start", "web"]).unwrap();
+        assert_eq!(said, "virtualmachine.bootwright.dev/web started");
+        cluster.until("web", "Running").await;
     }
 }
 
