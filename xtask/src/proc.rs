@@ -70,6 +70,11 @@ impl Group {
         Ok(Self(child))
     }
 
+    /// The child's process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// The child's status, if it has ended.
     pub(crate) fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.0.try_wait()?)

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::known::{self, Known};
+use super::pod::{self, Launch};
 use crate::lab::{self, Machine};
 use crate::paths;
 
@@ -44,6 +45,9 @@ const EXPLANATION: &str = "\
   time of the command and of the machine's process until the guest would run its first instruction,
   and to the machine's end there, and what is in the machine's folder then. It is measured on this host itself, under
   its own KVM, with the sandbox and without a network.
+- **A pod's launcher** is `bootwright launch` with the demo's image as a folder of files, until the
+  guest would run its first instruction: also on this host, and without passt. What the node does
+  before, from the pod's sandbox to the container's first process, is the node's.
 ";
 
 /// One boot.
@@ -70,6 +74,8 @@ pub(super) struct Report {
     kibibytes_a_disk: f64,
     /// A known image on this host, if that has KVM.
     known_image: Option<Known>,
+    /// A pod's launcher on this host, likewise.
+    launcher: Option<Launch>,
 }
 
 /// Measures and keeps the figures as JSON.
@@ -77,6 +83,7 @@ pub(super) fn run(runs: usize, binary: Option<&Path>) -> Result<Report> {
     // Before the lab takes the processors.
     let mut lab = lab::prepare(binary)?;
     let known_image = known::measure(&lab.binary)?;
+    let launcher = pod::measure(&lab.binary)?;
     lab.programs.extend(lab::examples(&["stopwatch"])?);
     lab.add_qemu();
     let mut output = Vec::new();
@@ -102,6 +109,7 @@ pub(super) fn run(runs: usize, binary: Option<&Path>) -> Result<Report> {
         kibibytes_a_processor: beside(MORE_CPUS)? / 3.0,
         kibibytes_a_disk: beside(MORE_DISKS)?,
         known_image,
+        launcher,
     };
     fs::write(paths::product("bench-boot.json"), report.json()?)?;
     Ok(report)
@@ -216,6 +224,7 @@ impl Report {
             .known_image
             .as_ref()
             .map_or_else(String::new, Known::rows);
+        text += &self.launcher.as_ref().map_or_else(String::new, Launch::row);
         text
     }
 }

@@ -11,6 +11,7 @@ mod guest;
 mod known;
 mod measure;
 mod page;
+mod pod;
 mod push;
 mod report;
 mod synthetic;
@@ -70,7 +71,7 @@ enum Subject {
 /// Measures everything and prints it.
 pub(crate) fn run(options: &Options) -> Result<()> {
     if options.subject == Subject::Boot {
-        setup::packages(&[Purpose::Image, Purpose::Lab])?;
+        setup::packages(&[Purpose::Image, Purpose::Lab, Purpose::Referees])?;
         let report = boot::run(options.runs.max(1), options.binary.as_deref())?;
         if options.write {
             page::renew("boot", &report.section())?;
