@@ -38,7 +38,9 @@ Written by `cargo xtask bench boot --write`. The same stock kernel and initramfs
 /// What the table does not say of itself.
 const EXPLANATION: &str = "\
 - **Process start to /init** is from the start of the command to the line that the initramfs'
-  init prints first. The lab's machine is emulated: only the ratio means anything.
+  init prints first. The lab's machine is emulated: only the ratio means anything. It gives huge
+  pages to files in memory, as most hosts do to anonymous memory, which is QEMU's; without, see
+  [where a boot's time goes](develop/lab.md#where-a-boots-time-goes).
 - **Memory beside the guest's** is the resident part of all mappings but the guest's memory,
   the program's own code included, sampled every 10 ms from the start to /init; the most counts.
 - **`run` of a known image** is the demo's Debian image with its layers in the store: processor
