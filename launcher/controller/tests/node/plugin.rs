@@ -38,12 +38,17 @@ impl Drop for Ended {
 }
 
 impl Plugin {
-    /// Makes a key, and a machine that lets it in: `web`, which boots an image.
-    pub(crate) fn with_machine(cluster: &Cluster, image: &str) -> Self {
-        let plugin = Self {
+    /// One that finds its machines in the cluster's namespace.
+    pub(crate) fn new(cluster: &Cluster) -> Self {
+        Self {
             home: tempfile::tempdir().unwrap(),
             namespace: cluster.namespace.clone(),
-        };
+        }
+    }
+
+    /// Makes a key, and a machine that lets it in: `web`, which boots an image.
+    pub(crate) fn with_machine(cluster: &Cluster, image: &str) -> Self {
+        let plugin = Self::new(cluster);
         let key = plugin.key().display().to_string();
         let words = ["-q", "-t", "ed25519", "-N", "", "-f", &key];
         let (said, well) = run("ssh-keygen", &words);
@@ -343,13 +348,17 @@ impl Plugin {
         assert_eq!(required.reason, "SizeChanged");
     }
 
-    /// A machine that is restarted has what waited for that.
+    /// Who restarts a machine has it back in another pod.
     pub(crate) async fn restarted(&self, cluster: &Cluster) {
         let old = cluster.pod("web").await;
         let said = self.run(&["restart", "web"]).unwrap();
         assert_eq!(said, "virtualmachine.bootwright.dev/web restarted");
         until_other_pod(cluster, old).await;
         cluster.until_ready("web").await;
+    }
+
+    /// A machine that was started anew has the size that waited for that.
+    pub(crate) async fn has_its_size(&self, cluster: &Cluster) {
         let processors = || async { self.ssh("nproc") };
         assert_eq!(eventually("ssh", processors).await, "2");
         let conditions = cluster.status("web").await.conditions;
@@ -371,7 +380,8 @@ impl Plugin {
             assert!(said, "{words:?}: {error}");
         }
         let said = self.run(&["start", "web"]).unwrap();
-        assert_eq!(said, "virtualmachine.bootwright.dev/web started");
+        let started = "virtualmachine.bootwright.dev/web started (run strategy Always)";
+        assert_eq!(said, started);
         cluster.until("web", "Running").await;
     }
 }
