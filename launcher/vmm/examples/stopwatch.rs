@@ -142,35 +142,26 @@ fn family(pid: u32) -> Vec<u32> {
 }
 
 /// KiB of resident memory in all mappings but the guest's memory, if it is there
-/// (proc_pid_smaps(5)). That is a mapping as large as the guest, or several one
-/// after the other that are: a monitor can lay files over a part of it. Guests
-/// this small have none around the hole.
+/// (proc_pid_smaps(5)): a mapping as large as the guest. Guests this small have
+/// none around the hole.
 fn resident(pid: u32, guest: u64) -> Result<Vec<(u64, String)>, Error> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
-    let mut runs: Vec<Run> = Vec::new();
+    let mut mappings: Vec<Mapping> = Vec::new();
     for line in text.lines() {
         if let Some((start, end)) = range(line) {
-            // Of a file, in memory or not; what has no name is something else.
-            let writable = line.split(' ').nth(1).is_some_and(|p| p.starts_with("rw"));
-            let joins = writable && line.contains(" /");
-            match runs.last_mut() {
-                Some(last) if joins && last.joins && last.end == start => last.end = end,
-                _ => runs.push(Run {
-                    start,
-                    end,
-                    joins,
-                    resident: 0,
-                    name: name(line),
-                }),
-            }
-        } else if let (Some(rest), Some(run)) = (line.strip_prefix("Rss:"), runs.last_mut()) {
+            mappings.push(Mapping {
+                size: (end - start) >> 10,
+                resident: 0,
+                name: name(line),
+            });
+        } else if let (Some(rest), Some(last)) = (line.strip_prefix("Rss:"), mappings.last_mut()) {
             let word = rest.split_whitespace().next();
-            run.resident += word.and_then(|word| word.parse().ok()).unwrap_or(0);
+            last.resident = word.and_then(|word| word.parse().ok()).unwrap_or(0);
         }
     }
     let (guests, others): (Vec<_>, Vec<_>) =
-        (runs.into_iter()).partition(|run| (run.end - run.start) >> 10 >= guest);
-    let beside = others.into_iter().map(|run| (run.resident, run.name));
+        (mappings.into_iter()).partition(|mapping| mapping.size >= guest);
+    let beside = others.into_iter().map(|other| (other.resident, other.name));
     Ok(match guests.is_empty() {
         true => Vec::new(),
         false => beside.collect(),
@@ -184,11 +175,9 @@ fn name(line: &str) -> String {
     format!("{} {}", word(1), word(5))
 }
 
-/// Mappings that lie one after the other.
-struct Run {
-    start: u64,
-    end: u64,
-    joins: bool,
+/// A mapping; sizes in KiB.
+struct Mapping {
+    size: u64,
     resident: u64,
     name: String,
 }

@@ -1,32 +1,28 @@
-//! The guest's memory: files in memory (memfd) mapped around the device hole.
+//! The guest's memory, around the device hole.
 //!
-//! A memfd and not anonymous memory, so that a helper process can be given it
-//! (vhost-user) and so that balloon and hot-unplug can punch holes in it. Pages
-//! of files can lie over it: the kernel and the initrd need not be
-//! copied, and guests of the same kernel share what none of them writes to.
+//! It is anonymous memory, which hosts give huge pages as the guest touches it:
+//! with pages of 4 KiB a guest is left four times as often until it has booted.
+//! Files in memory (memfd) have none on most hosts (`shmem_enabled` is `never`);
+//! they are used for huge pages that are asked for, which come from the host's
+//! reserve of them.
 
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::FromRawFd;
+use std::ptr;
 use std::sync::Arc;
 
 use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
-    GuestRegionMmap, MemoryRegionAddress, mmap::MmapRegionBuilder,
+    FileOffset, GuestAddress, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
+    mmap::MmapRegionBuilder,
 };
 
 use crate::arch::layout;
 use crate::virtio::Memory;
 
-/// Size of a page.
-const PAGE: u64 = 4096;
-
 /// Size of a huge page.
 const HUGE_PAGE: u64 = 2 << 20;
-
-/// Says whether files in memory come in huge pages.
-pub(crate) const SHMEM_HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
 /// What memory a guest is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,101 +158,96 @@ pub fn allocate(placement: &Placement, huge_pages: bool) -> Result<Memory, Memor
 
 fn region(range: Range, huge_pages: bool) -> Result<GuestRegionMmap, MemoryError> {
     let size = range.len;
-    let file = memfd(c"guest-memory", huge_pages)
-        .and_then(|file| file.set_len(size).map(|()| file))
-        .map_err(|error| MemoryError::Host {
-            size,
-            hint: "",
-            error,
-        })?;
     let map_error = |error: String| MemoryError::Map { size, error };
-    let mapping = MmapRegionBuilder::new(size as usize)
-        .with_file_offset(FileOffset::from_arc(Arc::new(file), 0))
+    let builder = MmapRegionBuilder::new(size as usize)
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        // Without NORESERVE, huge pages are set aside now, and a lack of them
-        // is an error here rather than a SIGBUS in the guest.
-        .with_mmap_flags(match huge_pages {
-            true => libc::MAP_SHARED,
-            false => libc::MAP_SHARED | libc::MAP_NORESERVE,
-        })
-        .with_hugetlbfs(huge_pages)
-        .build()
-        .map_err(|error| match error {
-            vm_memory::mmap::MmapRegionError::Mmap(error) => MemoryError::Host {
-                size,
-                hint: match huge_pages {
-                    true => " in huge pages (/proc/sys/vm/nr_hugepages says how many there are)",
-                    false => "",
-                },
-                error,
+        .with_hugetlbfs(huge_pages);
+    let mapping = match huge_pages {
+        true => {
+            let file = memfd(c"guest-memory", true)
+                .and_then(|file| file.set_len(size).map(|()| file))
+                .map_err(|error| MemoryError::Host {
+                    size,
+                    hint: "",
+                    error,
+                })?;
+            // Without NORESERVE, huge pages are set aside now, and a lack of
+            // them is an error here rather than a SIGBUS in the guest.
+            builder
+                .with_file_offset(FileOffset::from_arc(Arc::new(file), 0))
+                .with_mmap_flags(libc::MAP_SHARED)
+                .build()
+        }
+        false => {
+            let _rest = Place::before_next_mapping(size);
+            builder
+                .with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE)
+                .build()
+        }
+    };
+    let mapping = mapping.map_err(|error| match error {
+        vm_memory::mmap::MmapRegionError::Mmap(error) => MemoryError::Host {
+            size,
+            hint: match huge_pages {
+                true => " in huge pages (/proc/sys/vm/nr_hugepages says how many there are)",
+                false => "",
             },
-            other => map_error(other.to_string()),
-        })?;
+            error,
+        },
+        other => map_error(other.to_string()),
+    })?;
+    if !huge_pages {
+        prefer_huge_pages(&mapping);
+    }
     GuestRegionMmap::new(mapping, GuestAddress(range.start))
         .ok_or_else(|| map_error("it reaches past the address space".into()))
 }
 
-/// Puts those of the `len` bytes at `offset` of `file` that are whole pages into
-/// the guest, the first byte meant for `at`, by mapping them over its memory;
-/// writes do not reach the file. Returns which of the bytes are there: none where
-/// pages of the file are not pages of the guest, or its memory has huge ones. The file must not become shorter
-/// while the guest runs, which would end the process.
-///
-/// # Errors
-/// The bytes do not lie in one region, or the host refuses.
-pub(crate) fn map_file(
-    memory: &GuestMemoryMmap,
-    at: GuestAddress,
-    file: &File,
-    offset: u64,
-    len: u64,
-) -> io::Result<std::ops::Range<u64>> {
-    let none = Ok(0..0);
-    let first = at.0.next_multiple_of(PAGE) - at.0;
-    let Some(whole) = len.checked_sub(first).map(|len| len / PAGE * PAGE) else {
-        return none;
-    };
-    if whole == 0 || !(offset + first).is_multiple_of(PAGE) {
-        return none;
-    }
-    let outside = || io::Error::new(io::ErrorKind::InvalidInput, "not in memory");
-    let start = GuestAddress(at.0 + first);
-    let region = memory.find_region(start).ok_or_else(outside)?;
-    // A huge page is mapped as a whole or not at all; and a kernel in huge pages
-    // is worth more in the long run than one that need not be copied.
-    if region.get_mmap().is_hugetlbfs() == Some(true) || comes_in_huge_pages() {
-        return none;
-    }
-    let within = MemoryRegionAddress(start.0 - region.start_addr().0);
-    let size = usize::try_from(whole).map_err(io::Error::other)?;
-    let slice = region.get_slice(within, size).map_err(io::Error::other)?;
-    let guard = slice.ptr_guard_mut();
-    let offset = i64::try_from(offset + first).map_err(io::Error::other)?;
-    // SAFETY: the slice says that these pages are mapped, and they are the
-    // guest's: no Rust reference leads there. They stay mapped, readable and
-    // writable, and go with the rest of the region.
-    let mapped = unsafe {
-        libc::mmap(
-            guard.as_ptr().cast(),
-            size,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
-            file.as_raw_fd(),
-            offset,
-        )
-    };
-    if mapped == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(first..first + whole)
+/// Has what the host gives for the mapping come in huge pages where it has some
+/// (Documentation/admin-guide/mm/transhuge.rst); any other host does without.
+fn prefer_huge_pages(mapping: &MmapRegion) {
+    // SAFETY: the range is that of the mapping, which holds nothing yet.
+    unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), libc::MADV_HUGEPAGE) };
 }
 
-/// Whether the host gives files in memory huge pages by itself
-/// (Documentation/admin-guide/mm/transhuge.rst, `shmem_enabled`).
-fn comes_in_huge_pages() -> bool {
-    let policy = std::fs::read_to_string(SHMEM_HUGE_PAGES).unwrap_or_default();
-    let huge = ["[always]", "[within_size]", "[force]"];
-    huge.iter().any(|chosen| policy.contains(chosen))
+/// Addresses that are taken so that the mapping made next ends, and with it
+/// begins, where a huge page does: Linux looks for a place from the top, and
+/// before 6.7 for one that suits small pages.
+struct Place {
+    start: *mut libc::c_void,
+    len: usize,
+}
+
+impl Place {
+    /// For a mapping of `size` bytes, a multiple of a huge page. If the host has
+    /// other places for that, it is only slower.
+    fn before_next_mapping(size: u64) -> Option<Self> {
+        let (size, unit) = (usize::try_from(size).ok()?, HUGE_PAGE as usize);
+        let whole = size.checked_add(unit)?;
+        let flags = libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        // SAFETY: a mapping of its own, at an address that the kernel chooses.
+        let start = unsafe { libc::mmap(ptr::null_mut(), whole, libc::PROT_NONE, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return None;
+        }
+        let before = start.align_offset(unit).min(unit) + size;
+        // SAFETY: this part of the mapping above is nobody's.
+        unsafe { libc::munmap(start, before) };
+        Some(Self {
+            start: start.wrapping_byte_add(before),
+            len: whole - before,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: it is the rest of the mapping that was made for this, which
+            // nothing refers to.
+            unsafe { libc::munmap(self.start, self.len) };
+        }
+    }
 }
 
 /// A file in memory.

@@ -19,8 +19,8 @@ use crate::paths;
 /// What the guest says first of all when it has reached /init.
 const TEXT: &str = "init: started";
 
-/// The kernel's arguments, for both.
-const GUEST: &str = "console=ttyS0 quiet lab=off";
+/// The kernel's arguments, for both; the last is one that `run` adds.
+const GUEST: &str = "console=ttyS0 quiet lab=off cryptomgr.notests";
 
 /// Who boots it, and how; the names are used in the output.
 const OURS: &str = "bootwright run";
@@ -38,9 +38,8 @@ Written by `cargo xtask bench boot --write`. The same stock kernel and initramfs
 /// What the table does not say of itself.
 const EXPLANATION: &str = "\
 - **Process start to /init** is from the start of the command to the line that the initramfs'
-  init prints first. The lab's machine is emulated: only the ratio means anything. It gives huge
-  pages to files in memory, as most hosts do to anonymous memory, which is QEMU's; without, see
-  [where a boot's time goes](develop/lab.md#where-a-boots-time-goes).
+  init prints first. The lab's machine is emulated: only the ratio means anything.
+  [Where a boot's time goes](develop/lab.md#where-a-boots-time-goes) takes it apart.
 - **Memory beside the guest's** is the resident part of all mappings but the guest's memory,
   the program's own code included, sampled every 10 ms from the start to /init; the most counts.
 - **`run` of a known image** is the demo's Debian image with its layers in the store: processor

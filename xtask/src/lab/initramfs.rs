@@ -25,8 +25,6 @@ fi
 cd /; mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp; mount -t tmpfs run /run
 mkdir -p /dev/pts /dev/shm; mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm
-# Guests' memory in huge pages: what L1 has to do for each page is emulated.
-echo always > /sys/kernel/mm/transparent_hugepage/shmem_enabled
 for module in $(cat /modules/order); do insmod /modules/$module.ko || echo "no $module"; done
 ip link set lo up; ip link set eth0 up; ip address add 10.0.2.15/24 dev eth0
 ip route add default via 10.0.2.2

@@ -112,14 +112,19 @@ until_ok() { patience=$1 what=$2; shift 2; begun=$(date +%s)
     [ $(($(date +%s) - begun)) -lt $patience ] || say "nothing after $patience s: $what"
     beside; sleep 1
   done; }
-resident() { for id in $(cat $group/cgroup.procs); do
-    { tr '\0' ' ' < /proc/$id/cmdline; echo; cat /proc/$id/smaps_rollup; } 2>/dev/null; done |
-  awk '/^Pss_(Anon|File):/ { sum += $2; text = text " " $1 $2; next }
-    / kB$/ || /rollup/ { next } { text = text " " $1 " " $2 } END { print int(sum) text }'; }
+# The guest's memory is what is to come in huge pages (proc_pid_smaps(5)).
+smaps() { for id in $(cat $group/cgroup.procs); do
+    { tr '\0' ' ' < /proc/$id/cmdline; echo; cat /proc/$id/smaps; } 2>/dev/null; done; }
+resident() { smaps | awk '/^Pss:/ { size = $2 } /^VmFlags:/ && !/ hg/ { sum += size; here += size }
+    /^[A-Z][A-Za-z_]*:/ || /^[0-9a-f]+-[0-9a-f]+ / { next }
+    { if (last) text = text " " last " " here; last = $1 " " $2; here = 0 }
+    END { print int(sum) text " " last " " int(here) }'; }
+guests() { smaps | awk '/^Rss:/ { size = $2 } /^VmFlags:.* hg/ { sum += size } END { print int(sum) }'; }
 beside() { [ -e $group/cgroup.procs ] || return 0; now=$(resident); [ ${now%% *} -le ${most%% *} ] || most=$now; }
-charged() { awk '$1 ~ /^(anon|kernel_stack|pagetables|sec_pagetables|percpu|sock|vmalloc|slab_unreclaimable)$/ {
+charged() { awk -v guest=$(guests) '$1 == "anon" { $2 -= guest * 1024 }
+  $1 ~ /^(anon|kernel_stack|pagetables|sec_pagetables|percpu|sock|vmalloc|slab_unreclaimable)$/ {
     sum += $2; if ($2) text = text " " $1 " " int($2 / 1024) }
-  END { print int(sum / 1024) " KiB charged:" text }' $group/memory.stat; }
+  END { print int(sum / 1024) " KiB charged beside the guest'"'"'s " guest ":" text }' $group/memory.stat; }
 within() { beside; echo "$1: ${most%% *} KiB beside the guest's:${most#"${most%% *}"}"; charged
   [ $(charged | cut -d ' ' -f 1) -le 24576 ] || say "more than 24 MiB"; }
 get() { with /runtime/usr/bin/curl --silent --fail --max-time 20 http://$address:$1; }

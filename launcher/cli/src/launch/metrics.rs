@@ -144,10 +144,10 @@ fn text(place: &Place) -> String {
 struct Process {
     id: u32,
     parent: u32,
-    /// Memory that is its own and in no file, in bytes.
+    /// Memory that is its own and in no file, a guest's included, in bytes.
     own: u64,
-    /// Shared memory that is resident in it, in bytes.
-    shared: u64,
+    /// What it holds of the node's reserve of huge pages, in bytes.
+    reserved: u64,
     /// Processor time in ticks, with that of children that were waited for: in
     /// user mode without guests, in the kernel, and in guests.
     user: u64,
@@ -183,7 +183,7 @@ impl Process {
             parent: u32::try_from(field(4)).ok()?,
             // A process that has ended and was not waited for has none.
             own: memory("RssAnon:").unwrap_or(0),
-            shared: memory("RssShmem:").unwrap_or(0),
+            reserved: memory("HugetlbPages:").unwrap_or(0),
             user: both(14, 16).saturating_sub(guest),
             system: both(15, 17),
             guest,
@@ -195,7 +195,7 @@ impl Process {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Total {
     own: u64,
-    shared: u64,
+    reserved: u64,
     user: u64,
     system: u64,
     guest: u64,
@@ -216,7 +216,7 @@ impl Total {
                 continue;
             }
             total.own += process.own;
-            total.shared += process.shared;
+            total.reserved += process.reserved;
             total.user += process.user;
             total.system += process.system;
             total.guest += process.guest;
@@ -229,7 +229,14 @@ impl Total {
 /// Adds what the pod's processes take to what the machine says.
 fn say(text: &mut String, total: &Total, ticks: u64) {
     let version = env!("CARGO_PKG_VERSION");
-    let (own, shared) = (total.own, total.shared);
+    // Known where the machine's process has it, and then as large as it was a
+    // moment ago. What is of the reserve is no process's own.
+    let guest: u64 = (text.lines())
+        .find_map(|line| line.strip_prefix("bootwright_memory_resident_bytes "))
+        .map_or(0, |bytes| bytes.parse().unwrap_or(0));
+    let own = total
+        .own
+        .saturating_sub(guest.saturating_sub(total.reserved));
     let _ = write!(
         text,
         "# HELP bootwright_launcher_info The launcher's version.\n\
@@ -238,9 +245,6 @@ fn say(text: &mut String, total: &Total, ticks: u64) {
          # HELP bootwright_launcher_memory_overhead_bytes Memory of the pod's processes that is their own.\n\
          # TYPE bootwright_launcher_memory_overhead_bytes gauge\n\
          bootwright_launcher_memory_overhead_bytes {own}\n\
-         # HELP bootwright_memory_resident_bytes Memory of the guest that the node holds.\n\
-         # TYPE bootwright_memory_resident_bytes gauge\n\
-         bootwright_memory_resident_bytes {shared}\n\
          # HELP bootwright_cpu_usage_seconds_total Processor time of the pod's processes.\n\
          # TYPE bootwright_cpu_usage_seconds_total counter\n"
     );
@@ -263,7 +267,8 @@ mod tests {
 
     use super::*;
 
-    const STATUS: &str = "Name:\tx\nRssAnon:\t     100 kB\nRssFile:\t 7 kB\nRssShmem:\t  64 kB\n";
+    const STATUS: &str =
+        "Name:\tx\nRssAnon:\t     100 kB\nRssFile:\t 7 kB\nHugetlbPages:\t  64 kB\n";
 
     fn stat(name: &str) -> String {
         let mut fields = vec!["0".to_owned(); 52];
@@ -287,7 +292,7 @@ mod tests {
             id: 9,
             parent: 1,
             own: 100 << 10,
-            shared: 64 << 10,
+            reserved: 64 << 10,
             user: 23,
             system: 10,
             guest: 32,
@@ -296,7 +301,7 @@ mod tests {
             assert_eq!(Process::parse(9, &stat(name), STATUS), Some(expect.clone()));
         }
         let ended = Process::parse(9, &stat("z"), "Name:\tz\n").unwrap();
-        assert_eq!((ended.own, ended.shared), (0, 0));
+        assert_eq!((ended.own, ended.reserved), (0, 0));
         assert_eq!(Process::parse(9, "", STATUS), None);
         assert!(Process::read(std::process::id()).unwrap().own > 0);
     }
@@ -321,6 +326,28 @@ mod tests {
         assert_eq!(Total::of(1, &all).own, 0b1110);
         assert_eq!(Total::of(5, &all).own, (1 << 5) + (1 << 6));
         assert_eq!(Total::of(7, &all), Total::default());
+    }
+
+    #[test]
+    fn the_guests_memory_is_not_the_pods_own() {
+        let overhead = |guest: &str, own, reserved| {
+            let mut text = guest.to_owned();
+            let total = Total {
+                own,
+                reserved,
+                ..Total::default()
+            };
+            say(&mut text, &total, 100);
+            let name = "bootwright_launcher_memory_overhead_bytes ";
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().parse::<u64>().unwrap()
+        };
+        let guest = "bootwright_cpus 1\nbootwright_memory_resident_bytes 4096000\n";
+        assert_eq!(overhead(guest, 5_096_000, 0), 1_000_000);
+        assert_eq!(overhead(guest, 1_000_000, 4_096_000), 1_000_000);
+        // It has come to more since then, or is another process's.
+        assert_eq!(overhead(guest, 4_000_000, 0), 0);
+        assert_eq!(overhead("", 1_000_000, 0), 1_000_000);
     }
 
     #[test]

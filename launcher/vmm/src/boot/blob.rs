@@ -2,12 +2,11 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-
-use crate::memory;
 
 /// Bytes to be copied into a guest.
 #[derive(Debug, Clone)]
@@ -24,8 +23,8 @@ pub enum Blob {
         offset: u64,
         /// How many they are.
         len: u64,
-        /// Whether nobody writes to the file or cuts it off while the guest
-        /// runs, so that its pages can be the guest's until it writes to them.
+        /// Whether nobody writes to the file or cuts it off as long as there
+        /// are machines, so that what was read of it once holds.
         fixed: bool,
     },
 }
@@ -96,9 +95,10 @@ impl Blob {
         }
     }
 
-    /// Puts a range into the guest: where a file stays as it is, by mapping its
-    /// pages, which takes no time and no memory until the guest writes to them;
-    /// else by copying it.
+    /// Copies a range into memory that is all zeros, as that of a new guest is:
+    /// holes of a file are left out. To map its pages would be faster at first,
+    /// but a kernel writes to each page of its code (call sites of ftrace), and
+    /// huge pages are of more use to it.
     ///
     /// # Errors
     /// If the range or the memory ends early.
@@ -109,30 +109,17 @@ impl Blob {
         at: GuestAddress,
     ) -> io::Result<()> {
         let len = range.end.saturating_sub(range.start);
-        let copy = |file, offset, at, len| {
-            let len = usize::try_from(len).map_err(io::Error::other)?;
-            memory
-                .read_exact_volatile_from(at, &mut At { file, offset }, len)
-                .map_err(io::Error::other)
-        };
         match self {
-            Self::File(file) => copy(file, range.start, at, len),
+            Self::File(file) => copy(file, range.start, len, memory, at),
             Self::Range {
                 file,
                 offset,
                 len: most,
-                fixed,
+                ..
             } => {
                 let start = within(range.start, len, *most).and_then(|at| offset.checked_add(at));
                 let start = start.ok_or(io::ErrorKind::UnexpectedEof)?;
-                let (mut done, mut end) = (0, 0);
-                if *fixed && file.metadata()?.len() >= start.saturating_add(len) {
-                    let mapped = memory::map_file(memory, at, file, start, len)?;
-                    (done, end) = (mapped.start, mapped.end);
-                }
-                // What is no whole page at either end, or all of it.
-                copy(file, start, at, done)?;
-                copy(file, start + end, GuestAddress(at.0 + end), len - end)
+                copy(file, start, len, memory, at)
             }
             Self::Bytes(bytes) => {
                 let len = usize::try_from(len).map_err(io::Error::other)?;
@@ -162,6 +149,61 @@ impl Blob {
             offset: range.start,
             end: range.end,
         }
+    }
+}
+
+/// Copies `len` bytes at `offset` of a file, without its holes.
+fn copy(
+    file: &File,
+    offset: u64,
+    len: u64,
+    memory: &GuestMemoryMmap,
+    at: GuestAddress,
+) -> io::Result<()> {
+    let end = offset.checked_add(len);
+    let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let mut done = offset;
+    while done < end {
+        let data = next_data(file, done, end)?;
+        let len = usize::try_from(data.end - data.start).map_err(io::Error::other)?;
+        let to = GuestAddress(at.0.saturating_add(data.start - offset));
+        let mut from = At {
+            file,
+            offset: data.start,
+        };
+        memory
+            .read_exact_volatile_from(to, &mut from, len)
+            .map_err(io::Error::other)?;
+        done = data.end;
+    }
+    Ok(())
+}
+
+/// The first range from `start` on that is no hole, up to `end`; empty if there
+/// is none. What tells of no holes has none, as a device.
+fn next_data(file: &File, start: u64, end: u64) -> io::Result<std::ops::Range<u64>> {
+    let seek = |at: u64, whence| -> io::Result<u64> {
+        let at = i64::try_from(at).map_err(io::Error::other)?;
+        // SAFETY: takes plain numbers; nothing here goes by the file's position.
+        match unsafe { libc::lseek(file.as_raw_fd(), at, whence) } {
+            -1 => Err(io::Error::last_os_error()),
+            found => u64::try_from(found).map_err(io::Error::other),
+        }
+    };
+    match seek(start, libc::SEEK_DATA) {
+        Ok(data) if data >= end => Ok(end..end),
+        Ok(data) => {
+            let hole = seek(data, libc::SEEK_HOLE).unwrap_or(end);
+            Ok(data..hole.clamp(data + 1, end))
+        }
+        // From there on it is a hole, if it is there at all.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+            match file.metadata()?.len() < end {
+                true => Err(io::ErrorKind::UnexpectedEof.into()),
+                false => Ok(end..end),
+            }
+        }
+        Err(_) => Ok(start..end),
     }
 }
 
@@ -201,7 +243,6 @@ impl vm_memory::ReadVolatile for At<'_> {
         &mut self,
         buffer: &mut vm_memory::VolatileSlice<'_, B>,
     ) -> Result<usize, vm_memory::VolatileMemoryError> {
-        use std::os::fd::AsRawFd;
         let guard = buffer.ptr_guard_mut();
         let offset = i64::try_from(self.offset)
             .map_err(|e| vm_memory::VolatileMemoryError::IOError(io::Error::other(e)))?;
@@ -251,58 +292,60 @@ mod tests {
     }
 
     #[test]
-    fn a_fixed_file_is_there_whether_its_pages_fit_or_not() {
-        const SIZE: usize = 20_000;
-        let content: Vec<u8> = (0..SIZE).map(|n| (n * 7 + n / 256) as u8 | 1).collect();
-        let mut file = tempfile::tempfile().unwrap();
-        io::Write::write_all(&mut file, &content).unwrap();
+    fn a_file_with_holes_is_copied_whole_and_no_further() {
+        const BLOCK: u64 = 64 << 10;
+        let mut content = vec![0; 6 * BLOCK as usize];
+        let file = tempfile::tempfile().unwrap();
+        for (start, len) in [(BLOCK, 3), (2 * BLOCK - 1, 2), (4 * BLOCK, BLOCK)] {
+            let data = vec![0x5a; len as usize];
+            file.write_all_at(&data, start).unwrap();
+            content[start as usize..][..data.len()].copy_from_slice(&data);
+        }
+        file.set_len(6 * BLOCK).unwrap();
         let file = Arc::new(file);
-        // Where in the file, where in the guest, and how much.
-        for (offset, at, len) in [
-            (0, 0, SIZE),
-            (0, 4096, 4096),
-            (0, 8192, 5000),
-            (100, 4196, 12_000),
-            (100, 4096, 12_000),
-            (4000, 4000, 200),
-            (4000, 8096, 96),
-            (4096, 0, 15_904),
-            (3, 3, 0),
+        for (offset, len) in [
+            (0, 6 * BLOCK),
+            (0, BLOCK),
+            (BLOCK + 1, 4 * BLOCK),
+            (4 * BLOCK + 5, 7),
+            (5 * BLOCK, BLOCK),
+            (3, 0),
         ] {
-            let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 32_768)]).unwrap();
+            let size = 8 * BLOCK as usize;
+            let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)]).unwrap();
             let blob = Blob::Range {
                 file: Arc::clone(&file),
-                offset: offset as u64,
-                len: len as u64,
+                offset,
+                len,
                 fixed: true,
             };
-            let case = format!("{offset} {at} {len}");
-            blob.put(&memory, GuestAddress(at as u64)).unwrap();
-            let mut all = vec![0; 32_768];
+            blob.put(&memory, GuestAddress(100)).unwrap();
+            let mut all = vec![0; size];
             memory.read_slice(&mut all, GuestAddress(0)).unwrap();
-            assert_eq!(all[at..at + len], content[offset..offset + len], "{case}");
-            // Nothing of the file is beside it.
-            assert!(all[..at].iter().all(|b| *b == 0), "{case}");
-            assert!(all[at + len..].iter().all(|b| *b == 0), "{case}");
-            // What the guest writes stays the guest's.
-            memory.write_slice(&[0; 8192], GuestAddress(4096)).unwrap();
-            let mut kept = vec![0; SIZE];
-            file.read_exact_at(&mut kept, 0).unwrap();
-            assert!(kept == content, "{case}");
+            let (offset, len) = (offset as usize, len as usize);
+            assert!(
+                all[100..][..len] == content[offset..][..len],
+                "{offset} {len}"
+            );
+            assert!(all[..100].iter().chain(&all[100 + len..]).all(|b| *b == 0));
         }
     }
 
     #[test]
-    fn a_fixed_file_that_is_too_short_is_an_error() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(5000).unwrap();
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 32_768)]).unwrap();
-        let blob = Blob::Range {
-            file: Arc::new(file),
-            offset: 0,
-            len: 8192,
-            fixed: true,
-        };
-        assert!(blob.put(&memory, GuestAddress(0)).is_err());
+    fn a_file_that_is_too_short_is_an_error() {
+        // Its end is data, or a hole.
+        for written in [5000, 4000] {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(&vec![1; written], 0).unwrap();
+            file.set_len(5000).unwrap();
+            let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 32_768)]).unwrap();
+            let blob = Blob::Range {
+                file: Arc::new(file),
+                offset: 0,
+                len: 8192,
+                fixed: true,
+            };
+            assert!(blob.put(&memory, GuestAddress(0)).is_err(), "{written}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader};
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
@@ -80,9 +81,10 @@ fn decompressed(
 ) -> Result<Blob, KernelError> {
     let fill = |out: &mut File| -> Result<(), KernelError> {
         let reader = BufReader::with_capacity(1 << 20, file.reader(range));
-        let mut out = io::BufWriter::with_capacity(1 << 20, out);
+        let mut out = io::BufWriter::with_capacity(1 << 20, Sparse { file: out, at: 0 });
         payload::decompress(reader, &mut out)?;
-        io::Write::flush(&mut out)?;
+        let sparse = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        sparse.file.set_len(sparse.at)?;
         Ok(())
     };
     let Some(cache) = cache else {
@@ -94,6 +96,31 @@ fn decompressed(
     match cache.get(&key) {
         Some(kernel) => Ok(kept(kernel)?),
         None => Ok(kept(cache.put(&key, fill)?)?),
+    }
+}
+
+/// Writes a new file in order, with holes for blocks of zeros: a quarter of a
+/// kernel is zeros, room that it sets aside, which a guest's memory need not be
+/// given.
+struct Sparse<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl io::Write for Sparse<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        const BLOCK: usize = 64 << 10;
+        for block in bytes.chunks(BLOCK) {
+            if block.iter().any(|byte| *byte != 0) {
+                self.file.write_all_at(block, self.at)?;
+            }
+            self.at += block.len() as u64;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -139,6 +166,21 @@ mod tests {
             .read_slice(&mut code, GuestAddress(0x11_0000))
             .unwrap();
         assert_eq!(&code, b"kept");
+    }
+
+    #[test]
+    fn zeros_of_a_kernel_take_no_room() {
+        use std::io::{Read as _, Write as _};
+        use std::os::unix::fs::MetadataExt as _;
+        let content = [&[1; 100][..], &[0; 1 << 20], &[2; 5], &[0; 200_000]].concat();
+        let mut file = tempfile::tempfile().unwrap();
+        let mut out = Sparse { file: &file, at: 0 };
+        out.write_all(&content).unwrap();
+        file.set_len(out.at).unwrap();
+        let mut read = Vec::new();
+        file.read_to_end(&mut read).unwrap();
+        assert!(read == content);
+        assert!(file.metadata().unwrap().blocks() * 512 <= 3 * (64 << 10));
     }
 
     #[test]

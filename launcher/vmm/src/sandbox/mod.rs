@@ -20,7 +20,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::memory;
 use crate::virtio::worker::OnStart;
 
 /// The status with which a process ends after a forbidden system call: the
@@ -91,15 +90,14 @@ pub fn memory_thread() -> Result<(), SandboxError> {
 }
 
 /// Confines the calling thread, and those that it starts, to what making,
-/// resetting and controlling a machine takes, with `files`, /dev/kvm and what
-/// says whether memory comes in huge pages the only ones that can be opened.
+/// resetting and controlling a machine takes, with `files` and /dev/kvm the only
+/// ones that can be opened.
 ///
 /// # Errors
 /// If the kernel refuses; the thread must end then.
 pub fn control_thread(files: &Files) -> Result<(), SandboxError> {
     let mut files = files.clone();
     files.write.push("/dev/kvm".into());
-    files.read.push(memory::SHMEM_HUGE_PAGES.into());
     enter(&seccomp::CONTROL, &files)
 }
 

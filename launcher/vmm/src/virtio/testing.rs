@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use virtio_queue::{Queue, QueueT};
+#[cfg(test)]
+use vm_memory::GuestMemoryBackend as _;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
 use vmm_sys_util::epoll::EpollEvent;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -25,6 +27,21 @@ pub fn no_sandbox() -> OnStart {
 /// Memory of `len` bytes from 0 on.
 pub fn memory(len: usize) -> Memory {
     Memory::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), len)]).unwrap())
+}
+
+/// Bytes of the host that the `len` at `start` of the guest's memory take
+/// (mincore(2)).
+#[cfg(test)]
+pub fn taken(memory: &Memory, start: GuestAddress, len: u64) -> u64 {
+    const PAGE: u64 = 4096;
+    let memory = memory.memory();
+    let slice = memory.get_slice(start, len as usize).unwrap();
+    let mut pages = vec![0; len.div_ceil(PAGE) as usize];
+    let at = slice.ptr_guard_mut();
+    // SAFETY: the range is mapped, and there is a byte for each of its pages.
+    let result = unsafe { libc::mincore(at.as_ptr().cast(), at.len(), pages.as_mut_ptr()) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    pages.iter().filter(|page| **page & 1 == 1).count() as u64 * PAGE
 }
 
 /// Counts what the device says.

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Write as _};
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
+use super::held::Held;
 use crate::vms::spec::Spec;
 
 /// What a guest is doing.
@@ -87,7 +87,8 @@ pub(super) struct Control {
     since: Instant,
     spec: Option<Spec>,
     state: Mutex<State>,
-    /// What the kernel says of this process: opened before the sandbox closes.
+    /// What the kernel says of this process's memory: opened before the sandbox
+    /// closes.
     process: Option<File>,
 }
 
@@ -108,7 +109,7 @@ impl Default for Control {
             since: Instant::now(),
             spec: None,
             state: Mutex::default(),
-            process: File::open("/proc/self/status").ok(),
+            process: File::open("/proc/self/smaps").ok(),
         }
     }
 }
@@ -229,8 +230,10 @@ impl Control {
             "uptime_seconds",
             self.since.elapsed().as_secs_f64(),
         ));
-        if let Some(bytes) = self.process.as_ref().and_then(own_memory) {
-            metrics.push(Metric::gauge("process_memory_bytes", bytes as f64));
+        let held = self.process.as_ref().map(Held::read);
+        if let Some(Ok(Held { guest, own })) = held {
+            metrics.push(Metric::gauge("process_memory_bytes", own as f64));
+            metrics.extend(guest.map(|g| Metric::gauge("memory_resident_bytes", g as f64)));
         }
         for (stage, millis) in self.stages() {
             metrics.push(Metric {
@@ -242,17 +245,6 @@ impl Control {
         }
         Ok(render(metrics))
     }
-}
-
-/// Memory of this process without the guest's, which is shared with nobody
-/// but counted as shared memory.
-fn own_memory(status: &File) -> Option<u64> {
-    let mut bytes = [0; 4096];
-    let len = status.read_at(&mut bytes, 0).ok()?;
-    let status = std::str::from_utf8(bytes.get(..len)?).ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
 }
 
 /// Prometheus' text format: all of one name together.

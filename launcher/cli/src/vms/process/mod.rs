@@ -9,6 +9,7 @@ mod api;
 mod confinement;
 mod console;
 mod control;
+mod held;
 mod kvm;
 mod memory;
 mod nbd;

@@ -1,12 +1,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::GuestAddress;
 
 use super::*;
 use crate::memory::{MemoryConfig, Placement, allocate};
 use crate::virtio::testing::{
-    Driver, DriverQueue, Inline, RINGS, eventually, no_sandbox, readable, writable,
+    Driver, DriverQueue, Inline, RINGS, eventually, no_sandbox, readable, taken, writable,
 };
 
 const MIB: u64 = 1 << 20;
@@ -80,12 +80,13 @@ impl Guest {
         self.driver.queues[0].read(u64::from(page) * PAGE + 9, 1)[0]
     }
 
-    /// Bytes of the host that the guest's memory takes.
+    /// Bytes of the host that the pages from 0x1000 on take.
     fn taken(&self) -> u64 {
-        let memory = self.driver.memory.memory();
-        let region = memory.find_region(GuestAddress(0)).unwrap();
-        let file = region.file_offset().unwrap().file().metadata().unwrap();
-        std::os::unix::fs::MetadataExt::blocks(&file) * 512
+        taken(
+            &self.driver.memory,
+            GuestAddress(0x1000 * PAGE),
+            0x200 * PAGE,
+        )
     }
 }
 

@@ -1,12 +1,12 @@
 use std::sync::atomic::Ordering;
 
-use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::handler::{Answer, Request, answer, request};
 use super::*;
 use crate::memory::{MemoryConfig, Placement, allocate};
-use crate::virtio::testing::{Driver, DriverQueue, Inline, no_sandbox, readable, writable};
+use crate::virtio::testing::{Driver, DriverQueue, Inline, no_sandbox, readable, taken, writable};
 
 const MIB: u64 = 1 << 20;
 
@@ -176,9 +176,8 @@ fn what_is_unplugged_is_the_hosts_again() {
     for block in 0..128 {
         memory.write_slice(&[7; 4096], at(block)).unwrap();
     }
-    let region = memory.find_region(at(0)).unwrap();
-    let file = region.file_offset().unwrap().arc().clone();
-    let taken = || std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap()) * 512;
+    let memory_of = guest.driver.memory.clone();
+    let taken = || taken(&memory_of, at(0), 128 * BLOCK);
     let full = taken();
     assert!(full >= 128 * 4096);
     let (first, after) = (at(3), at(5));
