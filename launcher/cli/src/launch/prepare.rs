@@ -72,6 +72,7 @@ pub(super) fn spec(
     let strings = told(machine)?;
     let mut command_line = CommandLine {
         instead: None,
+        defaults: Vec::new(),
         more: credentials::command_line(&strings)
             .map(str::to_owned)
             .collect(),
@@ -92,6 +93,7 @@ pub(super) fn spec(
         command_line.instead = Some(given.command_line.clone());
     }
     command_line.check()?;
+    command_line.suit_machines(machine.memory.max_bytes > machine.memory.bytes);
     let (forwards, all_ports) = ports(machine.interface.as_ref());
     let (cpus, max_cpus) = cpus(machine)?;
     Ok(Spec {

@@ -48,6 +48,7 @@ pub(crate) fn prepare(
     let (chosen, note) = accel::choose(args.machine.accel)?;
     let mut command_line = CommandLine {
         instead: args.kernel.append.clone(),
+        defaults: Vec::new(),
         more: args.kernel.kargs.clone(),
     };
     command_line.check()?;
@@ -72,9 +73,8 @@ pub(crate) fn prepare(
     let guest = guest(args, &ready, &network)?;
     command_line.more.extend(guest.command_line);
     command_line.check()?;
-    if max_memory(&args.machine) > args.machine.memory.0 && !args.machine.huge_pages {
-        online_new_memory(&mut command_line);
-    }
+    let grows = max_memory(&args.machine) > args.machine.memory.0 && !args.machine.huge_pages;
+    command_line.suit_machines(grows);
     let described = describe(args, &backing, &ready, known, messages, interrupt);
     let result = described.and_then(|described| {
         let mut disks = vec![described.root];
@@ -263,22 +263,6 @@ fn max_memory(args: &MachineArgs) -> u64 {
         kib.map_or(0, |kib| kib << 10)
     };
     args.max_memory.map_or_else(of_host, |size| size.0)
-}
-
-/// Has the guest use memory that is plugged in, in a way that lets most of it
-/// go again; not all distributions do so by themselves (Linux,
-/// admin-guide/mm/memory-hotplug.rst).
-fn online_new_memory(command_line: &mut CommandLine) {
-    let own = |text: &String| text.contains("memhp_default_state=");
-    if !command_line
-        .more
-        .iter()
-        .chain(&command_line.instead)
-        .any(own)
-    {
-        let words = "memhp_default_state=online memory_hotplug.online_policy=auto-movable";
-        command_line.more.insert(0, words.to_owned());
-    }
 }
 
 fn sandbox(args: &MachineArgs, accel: Accel, messages: &Messages) -> bool {

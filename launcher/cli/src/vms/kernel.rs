@@ -42,6 +42,9 @@ pub(crate) struct Piece {
 pub(crate) struct CommandLine {
     /// Takes the place of what the image or the disk says.
     pub instead: Option<String>,
+    /// Arguments that are added where nothing else is said of them.
+    #[serde(default)]
+    pub defaults: Vec<String>,
     /// Is added at the end.
     pub more: Vec<String>,
 }
@@ -58,11 +61,31 @@ impl CommandLine {
         Ok(())
     }
 
+    /// Adds arguments that suit virtual machines, and one whose memory `grows`
+    /// (Linux, admin-guide/kernel-parameters.rst and mm/memory-hotplug.rst).
+    pub(crate) fn suit_machines(&mut self, grows: bool) {
+        // Ciphers are not tried at each boot, a tenth of the kernel's time; with
+        // fips=1 they are all the same.
+        let mut words = vec!["cryptomgr.notests"];
+        if grows {
+            // New memory is used, in a way that lets most of it go again; not
+            // all distributions see to that.
+            words.extend([
+                "memhp_default_state=online",
+                "memory_hotplug.online_policy=auto-movable",
+            ]);
+        }
+        self.defaults.extend(words.into_iter().map(str::to_owned));
+    }
+
     /// The command line of a machine whose image or disk says `found`. The
     /// kernel's messages go to the console if no serial port has been chosen.
     fn compose(&self, found: &str) -> String {
         let mut words = vec![self.instead.as_deref().unwrap_or(found).trim()];
         words.extend(self.more.iter().map(|text| text.trim()));
+        let said: Vec<_> = words.iter().flat_map(|text| names(text)).collect();
+        let unsaid = |text: &&String| !names(text).any(|name| said.contains(&name));
+        words.extend(self.defaults.iter().filter(unsaid).map(String::as_str));
         let serial = format!("console={CONSOLE}");
         let given = |text: &&str| {
             text.split_whitespace()
@@ -75,6 +98,11 @@ impl CommandLine {
         words.retain(|text| !text.is_empty());
         words.join(" ")
     }
+}
+
+/// The names of the arguments in a command line.
+fn names(text: &str) -> impl Iterator<Item = &str> {
+    (text.split_whitespace()).filter_map(|word| word.split('=').next())
 }
 
 /// What a machine starts with.
@@ -289,10 +317,45 @@ mod tests {
     use super::*;
 
     #[test]
+    fn arguments_for_machines_take_the_place_of_none() {
+        let line = |grows, instead: Option<&str>, more: &[&str], found| {
+            let mut line = CommandLine {
+                instead: instead.map(str::to_owned),
+                defaults: Vec::new(),
+                more: more.iter().map(|&t| t.to_owned()).collect(),
+            };
+            line.suit_machines(grows);
+            line.compose(found)
+        };
+        let found = "ro console=ttyS0";
+        let tests = "cryptomgr.notests";
+        let (online, movable) = (
+            "memhp_default_state=online",
+            "memory_hotplug.online_policy=auto-movable",
+        );
+        assert_eq!(line(false, None, &[], found), format!("{found} {tests}"));
+        assert_eq!(
+            line(true, None, &["a=1"], found),
+            format!("{found} a=1 {tests} {online} {movable}")
+        );
+        let given = "memhp_default_state=offline";
+        assert_eq!(
+            line(true, Some(found), &[given, "cryptomgr.notests=0"], ""),
+            format!("{found} {given} cryptomgr.notests=0 {movable}")
+        );
+        let said = format!("{found} {given}");
+        assert_eq!(
+            line(true, None, &[], &said),
+            format!("{said} {tests} {movable}")
+        );
+    }
+
+    #[test]
     fn the_command_line_always_leads_to_the_console() {
         let line = |instead: Option<&str>, more: &[&str], found| {
             CommandLine {
                 instead: instead.map(str::to_owned),
+                defaults: Vec::new(),
                 more: more.iter().map(|&t| t.to_owned()).collect(),
             }
             .compose(found)
