@@ -11,6 +11,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use super::measure::processor_ticks;
 use crate::{image, proc};
 
 /// How often it is run: the kernel counts in hundredths of a second.
@@ -63,28 +64,16 @@ pub(super) fn measure(binary: &Path) -> Result<Option<Known>> {
     };
     // Takes the layers into the store, and decompresses the kernel.
     run("first")?;
-    let before = processor_ticks()?;
+    let before = processor_ticks(std::process::id())?;
     for n in 0..RUNS {
         run(&format!("run{n}"))?;
     }
-    let ticks = processor_ticks()? - before;
+    let ticks = processor_ticks(std::process::id())? - before;
     let machine = dir.path().join("state/bootwright/vms/run0");
     Ok(Some(Known {
         processor_milliseconds: ticks as f64 * TICK / RUNS as f64,
         written_bytes: taken(&machine)?,
     }))
-}
-
-/// The processor time of children that have ended (proc_pid_stat(5), cutime and
-/// cstime).
-fn processor_ticks() -> Result<u64> {
-    let text = fs::read_to_string("/proc/self/stat")?;
-    // The name, in parentheses, can hold anything.
-    let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let ticks = fields.split_whitespace().skip(13).take(2);
-    ticks
-        .map(|word| word.parse::<u64>().context("/proc/self/stat"))
-        .sum()
 }
 
 /// What the files in a folder take of the disk.

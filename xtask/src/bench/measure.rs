@@ -1,5 +1,6 @@
 //! Timing of commands and of code.
 
+use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,23 @@ pub(super) struct Sample {
     pub(super) cpu: Duration,
     /// Most memory that was resident at once, in bytes.
     pub(super) peak: u64,
+}
+
+/// The processor time of a process, of its children, and of those that have
+/// ended, in hundredths of a second (proc_pid_stat(5), utime to cstime).
+pub(super) fn processor_ticks(process: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The name, in parentheses, can hold anything.
+    let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let own = fields.split_whitespace().skip(11).take(4);
+    let mut ticks = own.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        let children = fs::read_to_string(task?.path().join("children"))?;
+        for child in children.split_whitespace() {
+            ticks += processor_ticks(child.parse()?)?;
+        }
+    }
+    Ok(ticks)
 }
 
 /// Runs a command to its end. It shares xtask's process group, so that an

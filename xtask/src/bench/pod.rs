@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use xshell::{Shell, cmd};
 
+use super::measure::processor_ticks;
 use crate::pod::Pod;
 use crate::{image, proc};
 
@@ -130,23 +131,6 @@ fn is_loaded(port: u16) -> bool {
 fn free_port() -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     Ok(listener.local_addr()?.port())
-}
-
-/// The processor time of a process, of its children, and of those that have
-/// ended (proc_pid_stat(5), utime to cstime).
-fn processor_ticks(process: u32) -> Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    // The name, in parentheses, can hold anything.
-    let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let own = fields.split_whitespace().skip(11).take(4);
-    let mut ticks = own.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-    for task in fs::read_dir(format!("/proc/{process}/task"))? {
-        let children = fs::read_to_string(task?.path().join("children"))?;
-        for child in children.split_whitespace() {
-            ticks += processor_ticks(child.parse()?)?;
-        }
-    }
-    Ok(ticks)
 }
 
 impl Launch {

@@ -18,8 +18,10 @@ const OF_HOST: [&str; 3] = ["passt", "ssh", "ssh-keygen"];
 /// QEMU and what it loads where there is no firmware for a guest, on Debian.
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const QEMU_IMAGE_TOOL: &str = "/usr/bin/qemu-img";
-const QEMU_FIRMWARE: [&str; 3] = [
+const QEMU_FIRMWARE: [&str; 5] = [
     "/usr/share/seabios/bios-256k.bin",
+    "/usr/share/seabios/vgabios-stdvga.bin",
+    "/usr/lib/ipxe/qemu/efi-e1000e.rom",
     "/usr/share/qemu/linuxboot_dma.bin",
     "/usr/share/qemu/kvmvapic.bin",
 ];

@@ -34,7 +34,7 @@ const LANES: &str = r#"
 truncate -s 1M /tmp/still.raw
 XDG_STATE_HOME=/tmp/state/still XDG_RUNTIME_DIR=/tmp/run bootwright run /tmp/still.raw --quiet \
   --network none --cpus 1 --memory 64M --kernel bookworm.vmlinuz --append quiet --name still \
-  --paused --detach < /dev/null
+  --paused --detach < /dev/null || exit
 echo 0 > /tmp/next
 alone() { while ! mkdir /tmp/alone 2>/dev/null; do sleep 0.02; done; "$@"; rmdir /tmp/alone; }
 next() { cat /tmp/next; echo $(($(cat /tmp/next) + 1)) > /tmp/next; }

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// Bytes to be copied into a guest.
 #[derive(Debug, Clone)]
@@ -152,8 +152,47 @@ impl Blob {
     }
 }
 
-/// Copies `len` bytes at `offset` of a file, without its holes.
+/// What is worth another thread, in bytes: most of the time goes into clearing
+/// the host's memory.
+const SHARE: u64 = 8 << 20;
+
+/// Copies `len` bytes at `offset` of a file, without its holes; many by two
+/// threads.
 fn copy(
+    file: &File,
+    offset: u64,
+    len: u64,
+    memory: &GuestMemoryMmap,
+    at: GuestAddress,
+) -> io::Result<()> {
+    let size = usize::try_from(len).map_err(io::Error::other)?;
+    if !memory.check_range(at, size) {
+        return Err(io::Error::other("it does not fit into the memory"));
+    }
+    if len < 2 * SHARE || offset.checked_add(len).is_none() {
+        return copy_part(file, offset, len, memory, at);
+    }
+    // Apart where huge pages are.
+    let middle = at.0.saturating_add(len / 2).next_multiple_of(2 << 20);
+    let first = middle - at.0;
+    let rest = || {
+        copy_part(
+            file,
+            offset + first,
+            len - first,
+            memory,
+            GuestAddress(at.0 + first),
+        )
+    };
+    std::thread::scope(|scope| {
+        let rest = scope.spawn(rest);
+        copy_part(file, offset, first, memory, at)?;
+        rest.join()
+            .unwrap_or_else(|_| Err(io::Error::other("a thread died")))
+    })
+}
+
+fn copy_part(
     file: &File,
     offset: u64,
     len: u64,
@@ -329,6 +368,32 @@ mod tests {
             );
             assert!(all[..100].iter().chain(&all[100 + len..]).all(|b| *b == 0));
         }
+    }
+
+    #[test]
+    fn a_large_file_is_copied_whole() {
+        let size = 2 * SHARE + 12_345;
+        let file = tempfile::tempfile().unwrap();
+        for at in (0..size).step_by(100_000) {
+            file.write_all_at(&at.to_le_bytes(), at).unwrap();
+        }
+        file.set_len(size).unwrap();
+        let blob = Blob::from(file);
+        let room = size as usize + 8192;
+        for at in [0, 4097] {
+            let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), room)]).unwrap();
+            assert_eq!(blob.put(&memory, GuestAddress(at)).unwrap(), size);
+            for offset in (0..size).step_by(100_000) {
+                let read: u64 = memory.read_obj(GuestAddress(at + offset)).unwrap();
+                assert_eq!(read, offset);
+            }
+        }
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), room)]).unwrap();
+        assert!(blob.put(&memory, GuestAddress(8193)).is_err());
+        assert!(
+            blob.put_range(1..size + 1, &memory, GuestAddress(0))
+                .is_err()
+        );
     }
 
     #[test]
