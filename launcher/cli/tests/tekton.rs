@@ -8,7 +8,9 @@ mod common;
 mod servers;
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,6 +20,7 @@ use common::layout::{Compression, Layout};
 use common::{command, ok, root, run};
 use serde_json::{Value, json};
 use servers::registry::{Registry, Setup};
+use servers::tls::Certificates;
 
 /// Whom Debian calls nobody.
 const NOBODY: u32 = 65534;
@@ -29,6 +32,8 @@ struct Step {
     variables: BTreeMap<String, String>,
     /// Folders of the pod, and where they are here.
     mounts: Vec<(&'static str, PathBuf)>,
+    /// Secrets, as folders.
+    secrets: Vec<(&'static str, PathBuf)>,
 }
 
 impl Step {
@@ -58,6 +63,7 @@ impl Step {
             step: steps[0].clone(),
             variables,
             mounts: Vec::new(),
+            secrets: Vec::new(),
         }
     }
 
@@ -95,12 +101,21 @@ impl Step {
             line.extend(args.iter().map(|text| self.resolved(text)));
         }
         line.extend(arguments.iter().map(|text| (*text).to_owned()));
-        let environment = self.step["env"].as_array().unwrap().iter();
-        let environment = environment.map(|variable| {
-            let name = variable["name"].as_str().unwrap().to_owned();
-            (name, self.resolved(&variable["value"]))
-        });
-        (line, environment.collect())
+        (line, self.environment())
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        let variables = self.step["env"].as_array().unwrap().iter();
+        let value = |variable: &Value| match &variable["valueFrom"]["secretKeyRef"] {
+            Value::Null => self.resolved(&variable["value"]),
+            secret => {
+                let name = self.resolved(&secret["name"]);
+                let (_, folder) = self.secrets.iter().find(|(n, _)| *n == name).unwrap();
+                fs::read_to_string(folder.join(secret["key"].as_str().unwrap())).unwrap()
+            }
+        };
+        let name = |variable: &Value| variable["name"].as_str().unwrap().to_owned();
+        variables.map(|v| (name(v), value(v))).collect()
     }
 }
 
@@ -302,6 +317,195 @@ fn owner_of(layout: &Path, name: &str) -> (u64, u64) {
     let line = String::from_utf8(output.stdout).unwrap();
     let fields: Vec<_> = line.split_whitespace().collect();
     (fields[2].parse().unwrap(), fields[3].parse().unwrap())
+}
+
+/// The image of cosign: a root of its own, with a program and no shell.
+struct Cosign {
+    dir: tempfile::TempDir,
+}
+
+impl Cosign {
+    /// That of `gcr.io/distroless/static`, with the program in ko's folder.
+    fn new(program: &Path) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        for folder in ["etc", "ko-app", "workspace/dockerconfig"] {
+            fs::create_dir_all(dir.path().join(folder)).unwrap();
+        }
+        fs::copy(program, dir.path().join("ko-app/cosign")).unwrap();
+        // A name that says nothing of who is behind it, as loopback's does.
+        fs::write(dir.path().join("etc/hosts"), "127.0.0.1 registry.test\n").unwrap();
+        Self { dir }
+    }
+
+    /// A file that is in it while it runs.
+    fn put(&self, name: &str, content: &[u8]) {
+        fs::write(self.dir.path().join(name), content).unwrap();
+    }
+
+    /// Runs in it as an ordinary user who may write nothing.
+    fn command(&self, line: &[String], environment: &[(String, String)]) -> Command {
+        let at = self.dir.path().display().to_string();
+        let mut command = match root() {
+            true => command(&["setpriv", "--no-new-privs", "chroot", "--groups="]),
+            false => command(&["unshare", "--map-user=65532", "--map-group=65532"]),
+        };
+        match root() {
+            true => command.args(["--userspec=65532:65532", &at]),
+            false => command.arg(format!("--root={at}")),
+        };
+        command
+            .args(line)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin:/ko-app")
+            .envs(environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Asks whether an image is signed with the key of which this is the public
+    /// half.
+    fn verify(&self, key: &Path, image: &str) -> Command {
+        self.put("workspace/cosign.pub", &fs::read(key).unwrap());
+        let line = [
+            "cosign",
+            "verify",
+            "--insecure-ignore-tlog=true",
+            "--allow-http-registry",
+            "--allow-insecure-registry",
+            "--key=/workspace/cosign.pub",
+            image,
+        ];
+        let nobody = ("DOCKER_CONFIG".into(), "/workspace/dockerconfig".into());
+        self.command(&line.map(str::to_owned), &[nobody])
+    }
+
+    /// Runs the step of a Task.
+    fn step(&self, step: &Step) -> Command {
+        let words = |field: &str| step.step[field].as_array().unwrap().iter();
+        let line = words("command").chain(words("args"));
+        let line: Vec<_> = line.map(|text| step.resolved(text)).collect();
+        self.command(&line, &step.environment())
+    }
+}
+
+/// cosign, which is no Debian package and takes minutes to build.
+fn cosign() -> Option<PathBuf> {
+    let named = env::var_os("BOOTWRIGHT_TEST_COSIGN").map(PathBuf::from);
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut found = env::split_paths(&path).map(|dir| dir.join("cosign"));
+    named.or_else(|| found.find(|program| program.is_file()))
+}
+
+#[test]
+fn the_step_signs_a_digest_and_no_other() {
+    let Some(program) = cosign() else {
+        // Not captured, as what is printed would be.
+        let _ = writeln!(
+            std::io::stderr(),
+            "templates/tekton/sign.yaml is not run: there is no cosign in PATH, \
+             nor does BOOTWRIGHT_TEST_COSIGN lead to one"
+        );
+        return;
+    };
+    let program = program.as_path();
+    let dir = tempfile::tempdir().unwrap();
+    let users = dir.path().join("users");
+    let file = users.display().to_string();
+    ok(&mut command(&["htpasswd", "-Bbc", &file, "ci", "secret"]));
+    let certificates = Certificates::make();
+    let plain = Registry::start(&Setup {
+        htpasswd: Some(&users),
+        ..Setup::default()
+    });
+    let encrypted = Registry::start(&Setup {
+        tls: Some(&certificates),
+        ..Setup::default()
+    });
+    let mut known = Command::new(program);
+    let known = ok(known.arg("version"));
+    let keys = dir.path().join("keys");
+    fs::create_dir(&keys).unwrap();
+    fs::write(keys.join("cosign.password"), "open sesame").unwrap();
+    let mut made = Command::new(program);
+    let made = made.arg("generate-key-pair").current_dir(&keys);
+    ok(made.env("COSIGN_PASSWORD", "open sesame"));
+    let key = keys.join("cosign.pub");
+    for (registry, credentials) in [(&plain, "ci:secret"), (&encrypted, "")] {
+        let cosign = Cosign::new(program);
+        let [signed, other] = ["1", "2"].map(|tag| pushed(dir.path(), registry, credentials, tag));
+        let at = |digest: &str| format!("registry.test:{}/web@{digest}", registry.port);
+        let image = at(&signed);
+        let sign = |changed: &[(&str, &str)]| {
+            let params = [&[("image", &*image)], changed].concat();
+            let mut step = Step::of("sign.yaml", &params, dir.path());
+            step.secrets = vec![("cosign", keys.clone())];
+            step
+        };
+        if !credentials.is_empty() {
+            let host = format!("registry.test:{}", registry.port);
+            // base64 of ci:secret
+            let config = json!({ "auths": { host: { "auth": "Y2k6c2VjcmV0" } } }).to_string();
+            cosign.put("workspace/dockerconfig/config.json", config.as_bytes());
+        }
+        let step = sign(&[]);
+        let version = step.resolved(&step.step["image"]);
+        let (_, version) = version.rsplit_once(':').unwrap();
+        assert!(known.contains(version), "not {version}: {known}");
+        // Who is not told to trust such a registry does not.
+        let said = refused(&mut cosign.step(&step));
+        let untrusted = said.contains("gave HTTP response") || said.contains("x509");
+        assert!(untrusted, "{said}");
+        refused(&mut cosign.verify(&key, &image));
+        ok(&mut cosign.step(&sign(&[("allow-insecure", "true")])));
+        ok(&mut cosign.verify(&key, &image));
+        let said = refused(&mut cosign.verify(&key, &at(&other)));
+        assert!(said.contains("no signatures found"), "{said}");
+        // Nor is the other's signature this one's.
+        let named = |digest: &str| {
+            let tag = digest.replace(':', "-");
+            format!("docker://{}/web:{tag}.sig", registry.host())
+        };
+        skopeo(credentials, &named(&signed), &named(&other));
+        let said = refused(&mut cosign.verify(&key, &at(&other)));
+        assert!(said.contains("no matching signatures"), "{said}");
+    }
+}
+
+/// Runs what must fail, with a status that says why: what it said.
+fn refused(command: &mut Command) -> String {
+    let output = run(command);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{command:?}: {said}");
+    said
+}
+
+/// Pushes an image that has no second of its kind: its digest.
+fn pushed(dir: &Path, registry: &Registry, credentials: &str, tag: &str) -> String {
+    let layout = dir.join(format!("{}-{tag}", registry.port));
+    let image = base().file("etc/motd", tag).finish();
+    Layout::new(&layout)
+        .layer(&image, Compression::Gzip)
+        .tag("v1");
+    let from = format!("oci:{}:v1", layout.display());
+    let to = format!("docker://{}/web:{tag}", registry.host());
+    skopeo(credentials, &from, &to)
+}
+
+/// Copies an image; its digest.
+fn skopeo(credentials: &str, from: &str, to: &str) -> String {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let digest = format!("--digestfile={}", file.path().display());
+    let mut command = command(&["skopeo", "copy", "--insecure-policy", &digest]);
+    for (end, image) in [("src", from), ("dest", to)] {
+        if image.starts_with("docker:") {
+            command.arg(format!("--{end}-tls-verify=false"));
+            if !credentials.is_empty() {
+                command.arg(format!("--{end}-creds={credentials}"));
+            }
+        }
+    }
+    ok(command.args([from, to]));
+    fs::read_to_string(file.path()).unwrap()
 }
 
 #[test]
