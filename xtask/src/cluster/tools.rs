@@ -91,6 +91,7 @@ impl Module {
         }
         let new = paths::product("tools").join("new");
         let _ = fs::remove_dir_all(&new);
+        fs::create_dir_all(&new)?;
         self.install(&new)?;
         fs::rename(&new, &dir)?;
         Ok(dir)
