@@ -109,6 +109,7 @@ impl Purpose {
                 "libseccomp-dev",
                 "openssl",
                 "pkgconf",
+                "prometheus",
                 "skopeo",
                 "util-linux",
             ],

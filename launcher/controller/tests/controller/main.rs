@@ -16,5 +16,7 @@ mod kubelet;
 mod lives;
 mod monitoring;
 mod pools;
+#[path = "../prometheus/mod.rs"]
+mod prometheus;
 mod tekton;
 mod world;

@@ -5,19 +5,18 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use crate::guest::Guest;
 use crate::install::{install, kubectl};
 use crate::pools::Pool;
+use crate::prometheus::{Prometheus, Running, discover, free_port};
 use crate::world::{Controller, World, eventually};
 
 /// What only our own machine monitor counts, and QEMU does not.
@@ -30,21 +29,6 @@ const KVM_ONLY: [&str; 4] = [
 
 /// Where the controller of the templates runs.
 const SYSTEM: &str = "bootwright-system";
-
-/// A process that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
-}
 
 fn has_kvm() -> bool {
     let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
@@ -98,97 +82,19 @@ fn templates(name: &str) -> Value {
     serde_saphyr::from_str(&text).unwrap()
 }
 
-/// The ports of pods, as Prometheus' discovery of pods describes them:
-/// <https://prometheus.io/docs/prometheus/latest/configuration/configuration/#pod>.
-fn discovered(pods: &[Pod]) -> Value {
-    let word = |text: &str| -> String {
-        let letter = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-        text.chars().map(letter).collect()
-    };
-    let mut targets = Vec::new();
-    for pod in pods {
-        let (meta, status) = (&pod.metadata, pod.status.clone().unwrap_or_default());
-        let containers = &pod.spec.as_ref().unwrap().containers;
-        for port in containers.iter().flat_map(|c| c.ports.iter().flatten()) {
-            let mut labels = json!({
-                "__meta_kubernetes_namespace": meta.namespace,
-                "__meta_kubernetes_pod_name": meta.name,
-                "__meta_kubernetes_pod_phase": status.phase,
-                "__meta_kubernetes_pod_container_port_name": port.name,
-            });
-            for (key, value) in meta.labels.iter().flatten() {
-                let key = word(key);
-                labels[format!("__meta_kubernetes_pod_label_{key}")] = json!(value);
-                labels[format!("__meta_kubernetes_pod_labelpresent_{key}")] = json!("true");
-            }
-            let Some(ip) = &status.pod_ip else { continue };
-            let target = format!("{ip}:{}", port.container_port);
-            targets.push(json!({ "targets": [target], "labels": labels }));
-        }
-    }
-    json!(targets)
-}
-
-/// Starts Prometheus with the configuration of the templates. Debian's has no
-/// discovery of pods, so that it reads from a file what that finds.
-async fn prometheus(dir: &Path, world: &World) -> (Running, SocketAddr) {
+/// Starts Prometheus with the configuration of the templates.
+async fn prometheus(dir: &Path, world: &World) -> Prometheus {
     fs::create_dir_all(dir).unwrap();
     let mut config = templates("prometheus.yaml");
     for job in config["scrape_configs"].as_array_mut().unwrap() {
-        let discovery = job.as_object_mut().unwrap();
-        let how = discovery.remove("kubernetes_sd_configs").unwrap();
         // The pods of other tests have addresses where nobody is.
-        let namespace = how[0]["namespaces"]["names"][0].as_str();
-        let namespace = namespace.unwrap_or(&world.namespace);
-        let pods: Api<Pod> = Api::namespaced(world.client.clone(), namespace);
-        let found = discovered(&pods.list(&Default::default()).await.unwrap().items);
-        let file = dir.join(format!("{namespace}.json"));
-        fs::write(&file, found.to_string()).unwrap();
-        discovery.insert("file_sd_configs".into(), json!([{ "files": [file] }]));
+        discover(job, &world.client, Some(&world.namespace), dir).await;
     }
     config["global"] = json!({ "scrape_interval": "1s", "evaluation_interval": "1s" });
     config["rule_files"] = json!(["rules.yaml"]);
     let rules = templates("rules.yaml")["spec"].to_string();
     fs::write(dir.join("rules.yaml"), rules).unwrap();
-    let file = dir.join("prometheus.yaml");
-    fs::write(&file, config.to_string()).unwrap();
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-    let log = fs::File::create(dir.join("log")).unwrap();
-    let child = Command::new("prometheus")
-        .arg(format!("--config.file={}", file.display()))
-        .arg(format!(
-            "--storage.tsdb.path={}",
-            dir.join("data").display()
-        ))
-        .arg(format!("--web.listen-address={address}"))
-        .stdin(Stdio::null())
-        .stderr(log)
-        .spawn();
-    let child = child.expect("prometheus is missing: cargo xtask setup");
-    (Running(child), address)
-}
-
-/// What Prometheus answers, or why there is no answer.
-async fn ask(address: SocketAddr, path: &str) -> Result<Value, String> {
-    let failed = |error: std::io::Error| error.to_string();
-    let mut stream = TcpStream::connect(address).await.map_err(failed)?;
-    let request = format!("GET {path} HTTP/1.0\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.map_err(failed)?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.map_err(failed)?;
-    let (_, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
-    let answer: Value = serde_json::from_str(body).map_err(|e| format!("{e}: {body}"))?;
-    match answer["status"] == "success" {
-        true => Ok(answer["data"].clone()),
-        false => Err(answer.to_string()),
-    }
-}
-
-/// What an expression is, as a list.
-async fn query(address: SocketAddr, expression: &str) -> Result<Vec<Value>, String> {
-    let encoded: String = expression.bytes().map(|b| format!("%{b:02x}")).collect();
-    let data = ask(address, &format!("/api/v1/query?query={encoded}")).await?;
-    Ok(data["result"].as_array().cloned().unwrap_or_default())
+    Prometheus::start(dir, &config)
 }
 
 /// The expressions of the rules and of the dashboard.
@@ -259,7 +165,7 @@ async fn prometheus_finds_all_that_rules_and_dashboard_ask_for() {
     world.until("web", "Running").await;
     let pool = Pool::new(&world, "pool", 1).await;
     pool.until("Complete").await;
-    let (_prometheus, address) = prometheus(&dir.path().join("prometheus"), &world).await;
+    let prometheus = prometheus(&dir.path().join("prometheus"), &world).await;
 
     let namespace = &world.namespace;
     let mut wanted: BTreeSet<String> = BTreeSet::new();
@@ -273,7 +179,11 @@ async fn prometheus_finds_all_that_rules_and_dashboard_ask_for() {
     }
     eventually(|| async {
         for name in &wanted {
-            if query(address, &format!("count({name})")).await?.is_empty() {
+            if prometheus
+                .query(&format!("count({name})"))
+                .await?
+                .is_empty()
+            {
                 return Err(format!("Prometheus has no {name}"));
             }
         }
@@ -286,7 +196,7 @@ async fn prometheus_finds_all_that_rules_and_dashboard_ask_for() {
         "bootwright_vm_info{{namespace=\"{namespace}\",status=\"Running\"}} \
          * on (namespace, name) group_left () bootwright_memory_bytes"
     );
-    let joined = query(address, &joined).await.unwrap();
+    let joined = prometheus.query(&joined).await.unwrap();
     assert_eq!(joined.len(), 1, "{joined:?}");
     assert_eq!(joined[0]["metric"]["name"], "web");
     assert_eq!(joined[0]["value"][1], (64 << 20).to_string());
@@ -296,11 +206,13 @@ async fn prometheus_finds_all_that_rules_and_dashboard_ask_for() {
             .replace("$namespace", ".*")
             .replace("$name", ".*");
         assert!(!expression.contains('$'), "{expression}");
-        query(address, &expression)
+        prometheus
+            .query(&expression)
             .await
             .unwrap_or_else(|error| panic!("{expression}: {error}"));
     }
-    let rules = ask(address, "/api/v1/rules").await.unwrap().to_string();
+    let rules = prometheus.ask("/api/v1/rules").await.unwrap();
+    let rules = rules.to_string();
     assert!(rules.contains("\"health\":\"ok\"") && !rules.contains("\"health\":\"err\""));
     assert!(!rules.contains("\"state\":\"firing\""), "{rules}");
     pods.delete(&name, &DeleteParams::default().grace_period(0))

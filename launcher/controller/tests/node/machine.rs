@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::cluster::{
     CONTROLLER, Cluster, Program, eventually, get, image, is_ready, run, template,
 };
+use crate::monitoring::scraped;
 use crate::plugin::Plugin;
 
 /// What version 1 of the demo's image answers.
@@ -128,13 +129,14 @@ async fn until_still_ready(cluster: &Cluster) {
 }
 
 /// A machine that is restarted, or whose pod is evicted, shuts its guest down and
-/// comes back.
+/// comes back. While it runs, Prometheus finds it.
 #[tokio::test]
 #[ignore = "needs a node: cargo xtask test node"]
 async fn a_machine_that_is_restarted_or_evicted_comes_back() {
     let cluster = Cluster::new("again", "baseline").await;
     cluster.machine("web", &image("SMALL_1"));
     cluster.until_ready("web").await;
+    scraped(&cluster).await;
     Plugin::new(&cluster).restarted(&cluster).await;
     evicted(&cluster).await;
     cluster.end().await;

@@ -9,8 +9,11 @@ mod cluster;
 mod device;
 mod images;
 mod machine;
+mod monitoring;
 mod plugin;
 mod pool;
+#[path = "../prometheus/mod.rs"]
+mod prometheus;
 mod rights;
 // The same as of the plugin's own tests, which send signals, too.
 #[allow(dead_code)]
