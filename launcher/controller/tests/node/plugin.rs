@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use bootwright_controller::quantity;
 use serde_json::json;
 
 use crate::cluster::{Cluster, eventually, get, get_at, image, run, template};
@@ -15,8 +16,8 @@ use crate::terminal::Terminal;
 /// What is copied to the machine and back, in bytes: more than any buffer.
 const LARGE: usize = 3 << 20;
 
-/// More memory than the machine can have while it runs.
-const MEMORY: &str = "--memory=768Mi";
+/// The memory that the machine can have while it runs; it begins with 512 MiB.
+const MOST: &str = "768Mi";
 
 /// What the command of the liveness probe touches in the guest.
 const PROBED: &str = "/run/probed";
@@ -60,6 +61,7 @@ impl Plugin {
         let mut template = template("web", image);
         let spec = &mut template["spec"];
         spec["domain"]["cpu"] = json!({ "sockets": 1, "maxSockets": 2 });
+        spec["domain"]["memory"]["maxGuest"] = json!(MOST);
         let ports = json!([{ "port": 80 }, { "port": 22 }]);
         spec["domain"]["devices"]["interfaces"][0]["ports"] = ports;
         spec["livenessProbe"] = json!({
@@ -325,10 +327,25 @@ impl Plugin {
         until_shown(&shown, &["Running", "Paused", "Running"]).await;
     }
 
-    /// What a machine cannot have while it runs waits for its next start, and
-    /// who asks is told why. What it can have makes the kubelet of this node
-    /// fail, which has no control groups for pods (`cgroupsPerQOS`).
+    /// The guest has more memory once the node has set it aside for its pod.
+    /// What it cannot have while it runs waits for its next start, and who asks
+    /// is told why.
     async fn resized(&self, cluster: &Cluster) {
+        let (pod, before) = (cluster.pod("web").await, self.memory().unwrap());
+        let least = granted(cluster).await;
+        let said = self.run(&["resize", "web", "--memory", MOST]).unwrap();
+        assert_eq!(said, "virtualmachine.bootwright.dev/web resized");
+        eventually("more memory", || async {
+            let memory = self.memory()?;
+            let status = cluster.status("web").await;
+            match memory == before + (256 << 10) {
+                true => Ok(()),
+                false => Err(format!("{memory} KiB after {before}: {status:?}")),
+            }
+        })
+        .await;
+        assert_eq!(granted(cluster).await, least + (256 << 20));
+        assert_eq!(cluster.pod("web").await, pod);
         let later = |why: &str| {
             format!(
                 "virtualmachine.bootwright.dev/web resized from its next start on ({why}): \
@@ -338,14 +355,21 @@ impl Plugin {
         let said = self.run(&["resize", "web", "--cpus=2"]).unwrap();
         let why = "an emulated machine keeps the processors that it has";
         assert_eq!(said, later(why));
-        let said = self.run(&["resize", "web", MEMORY]).unwrap();
-        let why = "spec.template.spec.domain.memory.maxGuest is 512Mi";
-        assert_eq!(said, later(why));
         assert_eq!(self.ssh("nproc").as_deref(), Ok("1"));
         let conditions = cluster.status("web").await.conditions;
         let mut conditions = conditions.iter();
         let required = conditions.find(|c| c.type_ == "RestartRequired").unwrap();
         assert_eq!(required.reason, "SizeChanged");
+        let said = self.run(&["resize", "web", "--memory=1Gi"]).unwrap();
+        let why = format!("spec.template.spec.domain.memory.maxGuest is {MOST}");
+        assert_eq!(said, later(&why));
+    }
+
+    /// What the guest has, in KiB.
+    fn memory(&self) -> Result<u64, String> {
+        let said = self.ssh("sed -n 's/^MemTotal: *//p' /proc/meminfo")?;
+        let number = said.strip_suffix(" kB").ok_or(&said)?;
+        number.parse().map_err(|_| said.clone())
     }
 
     /// Who restarts a machine has it back in another pod.
@@ -361,6 +385,7 @@ impl Plugin {
     pub(crate) async fn has_its_size(&self, cluster: &Cluster) {
         let processors = || async { self.ssh("nproc") };
         assert_eq!(eventually("ssh", processors).await, "2");
+        assert!(self.memory().unwrap() > 768 << 10);
         let conditions = cluster.status("web").await.conditions;
         let mut conditions = conditions.iter();
         assert!(!conditions.any(|c| c.type_ == "RestartRequired" && c.status == "True"));
@@ -384,6 +409,13 @@ impl Plugin {
         assert_eq!(said, started);
         cluster.until("web", "Running").await;
     }
+}
+
+/// What the node has limited the launcher's memory to, in bytes.
+async fn granted(cluster: &Cluster) -> u64 {
+    let status = cluster.pods().get("web-vm").await.unwrap().status.unwrap();
+    let resources = status.container_statuses.unwrap()[0].resources.clone();
+    quantity::whole(&resources.unwrap().limits.unwrap()["memory"]).unwrap()
 }
 
 /// Waits until what is watched has shown `web` with these statuses, in this

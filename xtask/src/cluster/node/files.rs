@@ -191,7 +191,7 @@ impl Files {
             // Where the hierarchies are of version 1.
             "failCgroupV1": false,
             "cgroupDriver": "cgroupfs",
-            "cgroupsPerQOS": false,
+            "cgroupsPerQOS": true,
             "enforceNodeAllocatable": [],
             "localStorageCapacityIsolation": false,
             // The disk is not the node's own: how full it is says nothing.
