@@ -19,15 +19,15 @@ use crate::paths;
 /// What the guest says first of all when it has reached /init.
 const TEXT: &str = "init: started";
 
-/// The kernel's arguments, for both; the last is one that `run` adds.
-const GUEST: &str = "console=ttyS0 quiet lab=off cryptomgr.notests";
+/// The kernel's arguments, for both.
+const GUEST: &str = "console=ttyS0 quiet lab=off";
 
 /// Who boots it, and how; the names are used in the output.
 const OURS: &str = "bootwright run";
 const QEMU: &str = "QEMU q35 -kernel";
 /// As it is when nothing else is asked for: with a display adapter, a network
 /// card and a disk controller, and the firmware for them.
-const QEMU_AS_IT_IS: &str = "the same with QEMU's default devices";
+const QEMU_AS_IT_IS: &str = "the same with default devices";
 /// The same as ours with more in it, for its memory.
 const MORE_CPUS: &str = "ours with 4 processors";
 const MORE_DISKS: &str = "ours with a disk";
@@ -42,7 +42,8 @@ Written by `cargo xtask bench boot --write`. The same stock kernel and initramfs
 const EXPLANATION: &str = "\
 - **Process start to /init** is from the start of the command to the line that the initramfs'
   init prints first. The lab's machine is emulated: only the ratio means anything.
-  [Where a boot's time goes](develop/lab.md#where-a-boots-time-goes) takes it apart.
+  [Where a boot's time goes](develop/lab.md#where-a-boots-time-goes) takes it apart. `run` adds
+  `cryptomgr.notests` to the kernel's arguments by itself, which spares the guest the trial of all ciphers.
 - **Memory beside the guest's** is the resident part of all mappings but the guest's memory,
   the program's own code included, sampled every 10 ms from the start to /init; the most counts.
 - **`run` of a known image** is the demo's Debian image with its layers in the store: processor
@@ -136,7 +137,7 @@ fn script(runs: usize) -> String {
         )
     };
     let start = "set -e\ntruncate -s 64M /tmp/disk /tmp/more\n";
-    let mut script = format!("{start}{ours} > /dev/null\n");
+    let mut script = format!("{}{start}{ours} > /dev/null\n", lab::STILL);
     let mut boot = |name: &str, command: &str| {
         let _ = writeln!(
             script,

@@ -22,6 +22,7 @@ use anyhow::{Result, bail};
 
 pub(crate) use assets::{examples, prepare};
 pub(crate) use machine::Machine;
+pub(crate) use runner::STILL;
 
 /// What to do in the lab.
 #[derive(clap::Args)]

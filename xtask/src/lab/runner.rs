@@ -23,18 +23,21 @@ const TIMED_OUT: u8 = 137;
 /// with which status it ended. No guest prints the like.
 const MARK: &str = "@lab";
 
-/// Has two lanes work off what is in /tmp/scenario. Machines that a scenario
-/// has left are removed, and what their processes said is part of its output.
-///
-/// Beside them stands a machine that never begins. With the first machine that
-/// there is, and the first whose APIC is not enabled yet, L1's KVM changes its own
-/// code, and back with the last: at each boot, that is. QEMU can miss that while
-/// another processor is in that code, and L1 then hangs (seen with 7.2).
-const LANES: &str = r#"
+/// Makes a machine that never begins, to stand beside those that are booted. With
+/// the first machine that there is, and the first whose APIC is not enabled yet,
+/// L1's KVM changes its own code, and back with the last: at each boot, that is.
+/// QEMU can miss that while another processor is in that code, and L1 then hangs
+/// (seen with 7.2).
+pub(crate) const STILL: &str = r#"
 truncate -s 1M /tmp/still.raw
 XDG_STATE_HOME=/tmp/state/still XDG_RUNTIME_DIR=/tmp/run bootwright run /tmp/still.raw --quiet \
   --network none --cpus 1 --memory 64M --kernel bookworm.vmlinuz --append quiet --name still \
   --paused --detach < /dev/null || exit
+"#;
+
+/// Has two lanes work off what is in /tmp/scenario. Machines that a scenario
+/// has left are removed, and what their processes said is part of its output.
+const LANES: &str = r#"
 echo 0 > /tmp/next
 alone() { while ! mkdir /tmp/alone 2>/dev/null; do sleep 0.02; done; "$@"; rmdir /tmp/alone; }
 next() { cat /tmp/next; echo $(($(cat /tmp/next) + 1)) > /tmp/next; }
@@ -105,7 +108,7 @@ fn script(scenarios: &[&Scenario]) -> String {
             scenario.command, scenario.limit
         );
     }
-    script + LANES
+    script + STILL + LANES
 }
 
 /// Reads what L1 says, and says what passed.
