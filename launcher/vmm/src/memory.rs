@@ -190,7 +190,7 @@ fn region(range: Range, huge_pages: bool) -> Result<GuestRegionMmap, MemoryError
             size,
             hint: match huge_pages {
                 true => " in huge pages (/proc/sys/vm/nr_hugepages says how many there are)",
-                false => "",
+                false => " (where vm.overcommit_memory is 2, what may be plugged in counts, too)",
             },
             error,
         },
