@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::thread;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
@@ -184,11 +185,16 @@ fn copy(
             GuestAddress(at.0 + first),
         )
     };
-    std::thread::scope(|scope| {
-        let rest = scope.spawn(rest);
+    thread::scope(|scope| {
+        let helper = thread::Builder::new().spawn_scoped(scope, rest);
         copy_part(file, offset, first, memory, at)?;
-        rest.join()
-            .unwrap_or_else(|_| Err(io::Error::other("a thread died")))
+        match helper {
+            Ok(helper) => {
+                (helper.join()).unwrap_or_else(|_| Err(io::Error::other("a thread died")))
+            }
+            // There may be as many threads as there can be.
+            Err(_) => rest(),
+        }
     })
 }
 
