@@ -334,6 +334,15 @@ mod tests {
     }
 
     #[test]
+    fn the_place_for_a_mapping_ends_where_a_huge_page_does() {
+        for size in [HUGE_PAGE, 256 << 20, GIB] {
+            let place = Place::before_next_mapping(size).unwrap();
+            assert_eq!(place.start as u64 % HUGE_PAGE, 0);
+            assert!((1..=HUGE_PAGE as usize).contains(&place.len));
+        }
+    }
+
+    #[test]
     fn both_ends_of_all_runs_hold_what_is_written() {
         let placement = Placement::of(&config(4 * GIB, 128 << 20)).unwrap();
         let memory = allocate(&placement, false).unwrap();

@@ -49,7 +49,7 @@ const EXPLANATION: &str = "\
 - **`run` of a known image** is the demo's Debian image with its layers in the store: processor
   time of the command and of the machine's process until the guest would run its first instruction,
   and to the machine's end there, and what is in the machine's folder then. It is measured on this host itself, under
-  its own KVM, with the sandbox and without a network.
+  its own KVM, with the sandbox and without a network; the run in the middle of 21 counts.
 - **A pod's launcher** is `bootwright launch` with the demo's image as a folder of files, until the
   guest would run its first instruction: also on this host, and without passt. What the node does
   before, from the pod's sandbox to the container's first process, is the node's.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -105,7 +106,7 @@ impl Blob {
     /// If the range or the memory ends early.
     pub fn put_range(
         &self,
-        range: std::ops::Range<u64>,
+        range: Range<u64>,
         memory: &GuestMemoryMmap,
         at: GuestAddress,
     ) -> io::Result<()> {
@@ -144,7 +145,7 @@ impl Blob {
     }
 
     /// A reader of a range.
-    pub fn reader(&self, range: std::ops::Range<u64>) -> BlobReader<'_> {
+    pub fn reader(&self, range: Range<u64>) -> BlobReader<'_> {
         BlobReader {
             blob: self,
             offset: range.start,
@@ -170,48 +171,43 @@ fn copy(
     if !memory.check_range(at, size) {
         return Err(io::Error::other("it does not fit into the memory"));
     }
-    if len < 2 * SHARE || offset.checked_add(len).is_none() {
-        return copy_part(file, offset, len, memory, at);
+    let end = offset.checked_add(len);
+    let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let part = |range: Range<u64>| {
+        let to = GuestAddress(at.0 + (range.start - offset));
+        copy_part(file, range, memory, to)
+    };
+    if len < 2 * SHARE {
+        return part(offset..end);
     }
     // Apart where huge pages are.
-    let middle = at.0.saturating_add(len / 2).next_multiple_of(2 << 20);
-    let first = middle - at.0;
-    let rest = || {
-        copy_part(
-            file,
-            offset + first,
-            len - first,
-            memory,
-            GuestAddress(at.0 + first),
-        )
-    };
+    let middle = offset + ((at.0 + len / 2).next_multiple_of(2 << 20) - at.0);
     thread::scope(|scope| {
-        let helper = thread::Builder::new().spawn_scoped(scope, rest);
-        copy_part(file, offset, first, memory, at)?;
-        match helper {
+        let helper = thread::Builder::new().spawn_scoped(scope, || part(middle..end));
+        let first = part(offset..middle);
+        let rest = match helper {
             Ok(helper) => {
                 (helper.join()).unwrap_or_else(|_| Err(io::Error::other("a thread died")))
             }
             // There may be as many threads as there can be.
-            Err(_) => rest(),
-        }
+            Err(_) => part(middle..end),
+        };
+        first.and(rest)
     })
 }
 
+/// Copies a range of a file to where there is room for it.
 fn copy_part(
     file: &File,
-    offset: u64,
-    len: u64,
+    range: Range<u64>,
     memory: &GuestMemoryMmap,
     at: GuestAddress,
 ) -> io::Result<()> {
-    let end = offset.checked_add(len);
-    let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
-    let mut done = offset;
-    while done < end {
-        let data = next_data(file, done, end)?;
+    let mut done = range.start;
+    while done < range.end {
+        let data = next_data(file, done, range.end)?;
         let len = usize::try_from(data.end - data.start).map_err(io::Error::other)?;
-        let to = GuestAddress(at.0.saturating_add(data.start - offset));
+        let to = GuestAddress(at.0 + (data.start - range.start));
         let mut from = At {
             file,
             offset: data.start,
@@ -226,7 +222,7 @@ fn copy_part(
 
 /// The first range from `start` on that is no hole, up to `end`; empty if there
 /// is none. What tells of no holes has none, as a device.
-fn next_data(file: &File, start: u64, end: u64) -> io::Result<std::ops::Range<u64>> {
+fn next_data(file: &File, start: u64, end: u64) -> io::Result<Range<u64>> {
     let seek = |at: u64, whence| -> io::Result<u64> {
         let at = i64::try_from(at).map_err(io::Error::other)?;
         // SAFETY: takes plain numbers; nothing here goes by the file's position.
